@@ -1,0 +1,290 @@
+"""JSON configs as typed, frozen sections: every unknown or wrong key is reported at once, with its path."""
+
+import difflib
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A part of the config: immutable, and strict about names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AudioConfig(Section):
+    """The one mel definition; two stages fit together only if theirs are equal."""
+
+    sample_rate: Positive = 22050
+    n_fft: Positive = 1024
+    win_length: Positive = 1024
+    hop_length: Positive = 256
+    n_mels: Positive = 80
+    f_min: Annotated[float, Field(ge=0)] = 0.0
+    f_max: PositiveFloat | None = None
+    """Upper edge of the highest mel band in Hz; null is half the sample rate."""
+    mel_scale: Literal["slaney", "htk"] = "slaney"
+    mel_norm: Literal["slaney"] | None = "slaney"
+    padding: Literal["same", "center"] = "same"
+    """`same`: samples = frames * hop_length (HiFi-GAN); `center`: one frame more (librosa, Vocos)."""
+    floor: PositiveFloat = 1e-5
+    """Mel magnitudes are clamped here before the natural logarithm."""
+
+    @model_validator(mode="after")
+    def check(self):
+        if self.win_length > self.n_fft:
+            raise ValueError(f"win_length {self.win_length} is longer than n_fft {self.n_fft}")
+        if (self.n_fft - self.hop_length) % 2:
+            raise ValueError("n_fft - hop_length must be even")
+        if self.f_max is not None and not self.f_min < self.f_max <= self.sample_rate / 2:
+            raise ValueError(f"f_max {self.f_max} must lie between f_min and half the sample rate")
+        return self
+
+    @property
+    def frame_rate(self) -> float:
+        """Mel frames a second."""
+        return self.sample_rate / self.hop_length
+
+
+class TextConfig(Section):
+    """How text becomes symbols."""
+
+    frontend: Literal["ipa", "bytes"] = "ipa"
+    lexicon: str | None = None
+    """File of `word<TAB>ipa` lines that override espeak-ng."""
+
+
+class DataConfig(Section):
+    """Where the clips are, and which of them are used."""
+
+    training_filelist: str
+    validation_filelist: str
+    codes: str = "data/codes"
+    """Folder for the cached codes of both filelists."""
+    min_seconds: PositiveFloat = 0.4
+    max_seconds: PositiveFloat = 12.0
+    workers: Annotated[int, Field(ge=0)] = 2
+
+
+class EncodecConfig(Section):
+    """Meta's pretrained codec, 75 frames a second of 1024-entry codebooks (arXiv 2210.13438)."""
+
+    kind: Literal["encodec"] = "encodec"
+    path: str = "encodec_pretrained"
+    """Folder in hub format, or holding the original encodec_24khz-d7cc33bc.th."""
+    bandwidth: Literal[1.5, 3.0, 6.0, 12.0, 24.0] = 6.0
+    """kbit/s: 2, 4, 8, 16 or 32 codebooks."""
+
+
+class MelCodecConfig(Section):
+    """Our own codec: mel frames -> ConvNeXt -> finite scalar quantisation -> ConvNeXt -> mel frames."""
+
+    kind: Literal["mel"] = "mel"
+    stride: Annotated[int, Field(ge=1, le=8)] = 4
+    """Mel frames per code frame."""
+    levels: list[Annotated[int, Field(ge=2)]] = [8, 5, 5, 5]
+    """Levels of each dimension of one codebook; their product is its size (FSQ, arXiv 2309.15505)."""
+    n_codebooks: Positive = 4
+    hidden_size: Positive = 384
+    encoder_layers: Positive = 6
+    decoder_layers: Positive = 8
+
+
+Codec = Annotated[EncodecConfig | MelCodecConfig, Field(discriminator="kind")]
+
+
+class TokenLMConfig(Section):
+    """The language model from phonemes to codes."""
+
+    pretrained: str | None = None
+    """Folder of a GPT-2 whose transformer weights are all kept; its sizes must equal the ones below."""
+    hidden_size: Positive = 768
+    n_layers: Positive = 12
+    n_heads: Positive = 12
+    max_positions: Positive = 1024
+    dropout: Fraction = 0.1
+    gradient_checkpointing: bool = True
+
+    @model_validator(mode="after")
+    def check(self):
+        if self.hidden_size % self.n_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is no multiple of n_heads {self.n_heads}")
+        return self
+
+
+class TokenDecoderConfig(Section):
+    """Codes of all codebooks -> mel (for a codec that has no mel decoder of its own)."""
+
+    hidden_size: Positive = 512
+    n_layers: Positive = 8
+    kernel_size: Positive = 7
+
+
+class MultibandISTFTConfig(Section):
+    """iSTFTNet on sub-bands (arXiv 2203.02395, 2210.15975)."""
+
+    kind: Literal["multiband_istft"] = "multiband_istft"
+    hidden_size: Positive = 512
+    upsample_rates: list[Positive] = [4, 4]
+    resblock_kernel_sizes: list[Positive] = [3, 7, 11]
+    resblock_dilations: list[Positive] = [1, 3, 5]
+    n_bands: Positive = 4
+    n_fft: Positive = 16
+    hop_length: Positive = 4
+    synthesis: Literal["pqmf", "learned"] = "learned"
+    """Fixed PQMF synthesis, or filters that start there and are trained."""
+
+
+class VocosConfig(Section):
+    """Vocos (arXiv 2306.00814): ConvNeXt at the mel frame rate, then one iSTFT."""
+
+    kind: Literal["vocos"] = "vocos"
+    hidden_size: Positive = 512
+    intermediate_size: Positive = 1536
+    n_layers: Positive = 8
+
+
+Vocoder = Annotated[MultibandISTFTConfig | VocosConfig, Field(discriminator="kind")]
+
+
+class DiscriminatorConfig(Section):
+    """Multi-period (HiFi-GAN) and multi-resolution spectrogram (UnivNet) discriminators."""
+
+    periods: list[Positive] = [2, 3, 5, 7, 11]
+    period_channels: list[Positive] = [32, 128, 512, 1024, 1024]
+    fft_sizes: list[Positive] = [1024, 2048, 512]
+    """Window and FFT of each spectrogram; hops are a quarter of it. Empty: multi-period alone."""
+    resolution_channels: Positive = 32
+
+
+class StageConfig(Section):
+    """How one stage is trained."""
+
+    max_steps: Positive = 200_000
+    batch_size: Positive = 2
+    gradient_accumulation: Positive = 1
+    learning_rate: PositiveFloat = 2e-4
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    schedule: Literal["constant", "exponential", "cosine", "wsd"] = "exponential"
+    """After a linear warm-up: exponential = times gamma after every epoch (the source); cosine to a tenth over
+    max_steps; wsd = constant, then linear to zero over the last fifth (arXiv 2404.06395)."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.9999
+    grad_clip: PositiveFloat = 1.0
+    ema_decay: Fraction = 0.0
+    """Exponential moving average of the weights, used for validation and synthesis; 0 is off."""
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    seed: int = 1234
+    log_interval: Positive = 10
+    eval_interval: Positive = 1000
+    save_interval: Positive = 1000
+    keep_last: Positive = 3
+    wandb: bool = False
+
+
+class CodecStage(StageConfig):
+    """train.codec"""
+
+    segment_frames: Positive = 256
+    loss_weights: dict[str, float] = {"mel": 1.0, "mel_delta": 0.5}
+
+
+class LLMStage(StageConfig):
+    """train.llm"""
+
+    loss_weights: dict[str, float] = {"llm": 1.0}
+
+
+class VocoderStage(StageConfig):
+    """train.vocoder"""
+
+    conditioning: Literal["mel", "codes"] = "mel"
+    """`mel`: the recording's own mel. `codes`: decoder and vocoder train together on what synthesis will give."""
+    segment_frames: Positive = 32
+    adversarial_start: Annotated[int, Field(ge=0)] = 0
+    """Until this step: reconstruction losses alone, which is many times cheaper on a CPU."""
+    loss_weights: dict[str, float] = {
+        "mel": 45.0, "adversarial": 1.0, "feature_matching": 2.0, "stft": 1.0, "subband_stft": 1.0, "decoder_mel": 45.0,
+    }
+
+
+class TrainConfig(Section):
+    """One sub-section per stage."""
+
+    codec: CodecStage = CodecStage()
+    llm: LLMStage = LLMStage()
+    vocoder: VocoderStage = VocoderStage()
+
+
+class Config(Section):
+    """A whole system."""
+
+    audio: AudioConfig = AudioConfig()
+    text: TextConfig = TextConfig()
+    data: DataConfig
+    codec: Codec = EncodecConfig()
+    llm: TokenLMConfig = TokenLMConfig()
+    token_decoder: TokenDecoderConfig = TokenDecoderConfig()
+    vocoder: Vocoder = MultibandISTFTConfig()
+    discriminators: DiscriminatorConfig = DiscriminatorConfig()
+    train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def check(self):
+        v = self.vocoder
+        if isinstance(v, MultibandISTFTConfig):
+            samples = math.prod(v.upsample_rates) * v.hop_length * v.n_bands
+            if samples != self.audio.hop_length:
+                raise ValueError(
+                    f"vocoder: upsample_rates {v.upsample_rates} x hop_length {v.hop_length} x n_bands {v.n_bands} "
+                    f"give {samples} samples a frame, audio.hop_length is {self.audio.hop_length}: make them equal"
+                )
+        segment_samples = self.train.vocoder.segment_frames * self.audio.hop_length
+        if segment_samples < self.audio.n_fft:
+            raise ValueError("train.vocoder.segment_frames: a segment must be at least audio.n_fft samples long")
+        return self
+
+
+def load_config(path: str | Path) -> Config:
+    """The config in a JSON file. ValueError names the file and every wrong key with its path and the mend."""
+    path = Path(path)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: no such config file") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from error
+    return parse_config(values, str(path))
+
+
+def parse_config(values: Any, source: str) -> Config:
+    """The config from plain values (a JSON file's, or a checkpoint's); `source` names them in errors."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise ValueError("\n".join([f"{source}: {len(lines)} problem(s) in the config", *lines])) from error
+
+
+def _explain(problem: dict) -> str:
+    # a discriminated union puts its tag ("encodec") into the path, which the user's file does not have
+    tags = {"encodec", "mel", "multiband_istft", "vocos"}
+    keys = [key for i, key in enumerate(problem["loc"]) if i != 1 or key not in tags]
+    where = ".".join(map(str, keys)) or "config"
+    if problem["type"] != "extra_forbidden":
+        return f"  {where}: {problem['msg'].removeprefix('Value error, ')}"
+    known = {name for section in _sections(Section) for name in section.model_fields}
+    close = difflib.get_close_matches(str(keys[-1]), known, n=1)
+    return f"  {where}: unknown key" + (f", did you mean '{close[0]}'?" if close else "")
+
+
+def _sections(base: type[Section]) -> list[type[Section]]:
+    return [s for sub in base.__subclasses__() for s in [sub, *_sections(sub)]]
