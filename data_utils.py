@@ -1,9 +1,17 @@
 """Filelists, and what turns them into batches."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from mel_processing import AudioConfig, load_audio
 
 DEFAULT_SPEAKER = "default"
 DEFAULT_LANGUAGE = "und"  # ISO 639: undetermined
@@ -71,3 +79,166 @@ def write_filelist(path: str | Path, clips: Iterable[Clip]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text("".join(lines), encoding="utf-8")
     temporary.replace(path)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which item of a dataset, and the seed of its random choices: the same in any worker, after any resume."""
+
+    index: int
+    seed: int
+
+
+class BatchStream:
+    """The endless stream of training batches, the same for a seed however often it is left and taken up again.
+
+    Every epoch is shuffled anew; batches hold items of similar length. Each of `world_size` processes takes its own
+    part of every global batch of `batch_size * world_size` items.
+    """
+
+    POOL = 16  # batches that are sorted by length together: more saves padding, fewer mixes better
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, rank: int = 0, world_size: int = 1):
+        self.lengths, self.seed, self.rank = np.asarray(lengths), seed, rank
+        self.global_size = min(batch_size * world_size, len(lengths))
+        self.batch_size = -(-self.global_size // world_size)
+        self.batches_per_epoch = len(lengths) // self.global_size
+
+    def epoch(self, epoch: int) -> list[np.ndarray]:
+        """The global batches (arrays of indices) of one epoch; clips that fill no whole batch are left out of it."""
+        random = np.random.default_rng((self.seed, epoch))
+        order = random.permutation(len(self.lengths))[: self.batches_per_epoch * self.global_size]
+        pool = self.global_size * self.POOL
+        batches = []
+        for start in range(0, len(order), pool):
+            part = order[start : start + pool]
+            part = part[np.argsort(self.lengths[part], kind="stable")]
+            batches += np.split(part, len(part) // self.global_size)
+        return [batches[i] for i in random.permutation(len(batches))]
+
+    def from_batch(self, number: int) -> Iterator[list[Draw]]:
+        """Batches of draws from the `number`-th (counted over all epochs) on."""
+        while True:
+            epoch, position = divmod(number, self.batches_per_epoch)
+            for batch in self.epoch(epoch)[position:]:
+                part = batch[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
+                yield [Draw(int(i), hash((self.seed, epoch, int(i))) & 0x7FFFFFFF) for i in part]
+                number += 1
+
+
+def stream_batches(dataset: Dataset, stream: BatchStream, collate: Callable, workers: int) -> Callable[[int], Iterable]:
+    """What `Run.fit` takes: a function from the number of batches done to the batches that follow."""
+
+    def batches(done: int) -> DataLoader:
+        return DataLoader(
+            _Draws(dataset), batch_sampler=_Resumed(stream, done), collate_fn=collate, num_workers=workers,
+        )
+
+    return batches
+
+
+class _Draws(Dataset):
+    """What DataLoader indexes: a dataset's `draw`."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __getitem__(self, draw: Draw):
+        return self.dataset.draw(draw)
+
+
+class _Resumed(Sampler):
+    def __init__(self, stream: BatchStream, done: int):
+        self.stream, self.done = stream, done
+
+    def __iter__(self):
+        return self.stream.from_batch(self.done)
+
+
+class WaveSegments(Dataset):
+    """Random segments of `n_samples` of the clips, with their speaker; shorter clips end in silence.
+
+    With `codes` (one (n_codebooks, frames) array a clip) also the codes around the segment: `context` frames more on
+    either side, and where in them the segment starts.
+    """
+
+    def __init__(
+        self, clips: Sequence[Clip], speakers: Sequence[str], audio: AudioConfig, segment_frames: int,
+        codes: Sequence[np.ndarray] | None = None, code_frame_rate: float = 0.0, context: int = 16,
+    ):
+        self.clips, self.audio, self.n_frames = clips, audio, segment_frames
+        self.speakers = {name: i for i, name in enumerate(speakers)}
+        self.codes, self.codes_per_frame, self.context = codes, code_frame_rate / audio.frame_rate, context
+        self.seconds = [clip_seconds(clip.path) for clip in clips]
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def draw(self, draw: Draw) -> dict:
+        """{wave (samples,), speaker, name} and with codes {codes (n_codebooks, window), code_length, start}."""
+        random = np.random.default_rng(draw.seed)
+        total = int(self.seconds[draw.index] * self.audio.frame_rate)
+        return self.segment(draw.index, int(random.integers(0, max(1, total - self.n_frames + 1))))
+
+    def segment(self, index: int, first_frame: int) -> dict:
+        """The segment of clip `index` that begins at mel frame `first_frame`."""
+        clip, hop, rate = self.clips[index], self.audio.hop_length, self.audio.sample_rate
+        n_samples = self.n_frames * hop
+        wave = load_audio(clip.path, rate, first_frame * hop / rate, n_samples / rate)[:n_samples]
+        wave = F.pad(wave, (0, n_samples - len(wave)))
+        item = {"wave": wave, "speaker": self.speakers[clip.speaker], "name": str(clip.path)}
+        if self.codes is None:
+            return item
+        window = int(self.n_frames * self.codes_per_frame) + 2 + 2 * self.context
+        first_code = max(0, int(first_frame * self.codes_per_frame) - self.context)
+        codes = torch.as_tensor(self.codes[index][:, first_code : first_code + window]).long()
+        start = first_frame - first_code / self.codes_per_frame
+        padded = F.pad(codes, (0, window - codes.shape[1]))
+        return item | {"codes": padded, "code_length": codes.shape[1], "start": start}
+
+
+class CodeSequences(Dataset):
+    """Clips as symbol ids and codes, for the language model."""
+
+    def __init__(self, rows, encode: Callable[[str], list[int]], speakers: Sequence[str], languages: Sequence[str]):
+        """`rows`: what `load_codes` gives."""
+        self.rows, self.encode = rows, encode
+        self.speakers = {name: i for i, name in enumerate(speakers)}
+        self.languages = {name: i for i, name in enumerate(languages)}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def draw(self, draw: Draw) -> dict:
+        return self[draw.index]
+
+    def __getitem__(self, index: int) -> dict:
+        row = self.rows[index]
+        return {
+            "text": torch.tensor(self.encode(row["ipa"])), "codes": torch.as_tensor(np.array(row["codes"])).long(),
+            "speaker": self.speakers[row["speaker"]], "language": self.languages[row["language"]],
+            "name": row["path"],
+        }
+
+
+def collate_items(items: Sequence[dict]) -> dict:
+    """Items -> batch: waves stacked, numbers as tensors, text and codes padded with 0 beside their lengths."""
+    batch = {"name": [item["name"] for item in items]}
+    for key in items[0].keys() - {"name"}:
+        values = [item[key] for item in items]
+        if not torch.is_tensor(values[0]):
+            batch[key] = torch.tensor(values)
+            continue
+        lengths = torch.tensor([value.shape[-1] for value in values])
+        longest = int(lengths.max())
+        batch[key] = torch.stack([F.pad(value, (0, longest - value.shape[-1])) for value in values])
+        batch[f"{key}_lengths"] = lengths
+    return batch
+
+
+def clip_seconds(path: str | Path) -> float:
+    """Length of a recording from its header. ValueError names a missing or unreadable file."""
+    try:
+        return soundfile.info(str(path)).duration
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise ValueError(f"{path}: missing or not readable as audio ({error})") from error

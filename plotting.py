@@ -1,0 +1,53 @@
+"""Pictures: mel spectrograms side by side, alignments, curves."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+from torch import Tensor
+
+matplotlib.use("Agg")
+
+
+def mel_figure(mels: Mapping[str, Tensor]) -> Figure:
+    """One row per entry: title -> log-mel (n_mels, frames), all on one colour scale and one time axis."""
+    figure = Figure(figsize=(10, 2.4 * len(mels)), layout="constrained")
+    mels = {title: mel.detach().float().cpu() for title, mel in mels.items()}
+    top = max(float(mel.max()) for mel in mels.values())
+    bottom = min(float(mel.min()) for mel in mels.values())
+    longest = max(mel.shape[1] for mel in mels.values())
+    for axes, (title, mel) in zip(figure.subplots(len(mels), 1, squeeze=False)[:, 0], mels.items(), strict=True):
+        axes.imshow(mel, origin="lower", aspect="auto", interpolation="none", vmin=bottom, vmax=top)
+        axes.set(title=title, ylabel="mel band", xlim=(0, longest))
+    axes.set_xlabel("frame")
+    return figure
+
+
+def attention_figure(attention: Tensor) -> Figure:
+    """Attention (steps, positions) with steps running to the right."""
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(attention.detach().float().cpu().T, origin="lower", aspect="auto", interpolation="none")
+    axes.set(xlabel="code frame", ylabel="text symbol")
+    return figure
+
+
+def curves_figure(curves: Mapping[str, tuple[list[int], list[float]]], titles_per_row: int = 3) -> Figure:
+    """One panel per name -> (steps, values); logarithmic where all values are positive."""
+    rows = -(-len(curves) // titles_per_row)
+    figure = Figure(figsize=(4.2 * titles_per_row, 2.8 * rows), layout="constrained")
+    panels = figure.subplots(rows, titles_per_row, squeeze=False).flat
+    for axes, (title, (steps, values)) in zip(panels, curves.items(), strict=False):
+        axes.plot(steps, values, linewidth=1)
+        axes.set(title=title, xlabel="step", yscale="log" if min(values) > 0 else "linear")
+        axes.grid(alpha=0.3)
+    for axes in panels:
+        axes.axis("off")
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Writes a PNG."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)

@@ -1,0 +1,110 @@
+"""Trains the language model, phonemes -> codes (config sections "llm" and "train.llm").
+
+    python3 train_llm.py -c configs/ipa_tts.json -m my_model
+
+Reads the codes that preprocess_codes.py cached. With llm.pretrained, GPT-2's transformer weights are the start.
+"""
+
+import logging
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import cli
+from codes_cache import load_codes
+from config import Config, load_config
+from data_utils import BatchStream, CodeSequences, collate_items, stream_batches
+from losses import weighted_sum
+from models import build_token_lm, codec_data, load_codec
+from models.token_lm import TokenLM
+from text import build_frontend
+from training import Run, stage_arguments
+
+log = logging.getLogger(__name__)
+
+VALIDATION_BATCHES = 8
+
+
+def lm_losses(lm: torch.nn.Module, batch: dict) -> tuple[dict[str, Tensor], Tensor]:
+    """Cross-entropy over all codebooks, and the share of codes predicted right."""
+    logits, targets = lm(
+        batch["text"], batch["text_lengths"], batch["codes"], batch["codes_lengths"], batch["speaker"],
+        batch["language"],
+    )
+    loss = F.cross_entropy(logits.flatten(0, 2).float(), targets.flatten(), ignore_index=-100)
+    right = (logits.argmax(-1) == targets)[targets != -100].float().mean()
+    return {"llm": loss}, right
+
+
+def fitting(rows, lm: TokenLM, encode: Callable[[str], list[int]], name: str):
+    """The rows whose text and codes fit the model's positions (the others are counted in the log), how many
+    positions each takes, and the frames per text symbol that 99.5 % of them stay under."""
+    sizes = [(len(encode(row["ipa"])), row["frames"]) for row in rows.select_columns(["ipa", "frames"])]
+    kept = [i for i, size in enumerate(sizes) if lm.positions_for(*size) <= lm.config.max_positions]
+    if len(kept) < len(rows):
+        log.warning("%s: %d of %d clips are longer than the model's %d positions, left out",
+                    name, len(rows) - len(kept), len(rows), lm.config.max_positions)
+    if not kept:
+        raise ValueError(f"{name}: every clip is longer than llm.max_positions {lm.config.max_positions}")
+    ratios = torch.tensor([sizes[i][1] / sizes[i][0] for i in kept])
+    return rows.select(kept), [lm.positions_for(*sizes[i]) for i in kept], float(torch.quantile(ratios, 0.995))
+
+
+def main() -> None:
+    arguments = stage_arguments(__doc__).parse_args()
+    train(load_config(arguments.config), arguments)
+
+
+def train(config: Config, arguments) -> None:
+    stage = config.train.llm
+    frontend = build_frontend(config.text)
+    codec = load_codec(config, arguments.model)
+    rows = load_codes(f"{config.data.codes}/training", codec.fingerprint)
+    held_out = load_codes(f"{config.data.codes}/validation", codec.fingerprint)
+    if arguments.test_mode:
+        rows, held_out = rows.select(range(min(8, len(rows)))), held_out.select(range(min(2, len(held_out))))
+    speakers, languages = sorted(set(rows["speaker"])), sorted(set(rows["language"]))
+    metadata = {
+        "config": config.model_dump(), "speakers": speakers, "languages": languages, "text": frontend.state(),
+        "codec": codec_data(codec),
+    }
+    torch.manual_seed(stage.seed)
+    lm = build_token_lm(config, metadata)
+    if config.llm.pretrained:
+        lm.load_pretrained(config.llm.pretrained)
+    rows, lengths, metadata["frames_per_symbol"] = fitting(rows, lm, frontend.encode, "training")
+    held_out, _, _ = fitting(held_out, lm, frontend.encode, "validation")
+    run = Run(stage_name="llm", stage=stage, arguments=arguments, generator=lm, metadata=metadata)
+    if frontend.unknown:
+        log.warning("unknown symbols in the training text: %s", dict(frontend.unknown.most_common(10)))
+
+    def to_device(batch: dict) -> dict:
+        return {key: value.to(run.device) if torch.is_tensor(value) else value for key, value in batch.items()}
+
+    def training_step(run: Run, batch: dict) -> dict[str, Tensor]:
+        losses, accuracy = lm_losses(run.generator, to_device(batch))
+        run.update("generator", weighted_sum(losses, stage.loss_weights))
+        return losses | {"accuracy": accuracy}
+
+    def validate(run: Run) -> dict[str, float]:
+        lm, totals = run.validation_network(), []
+        items = CodeSequences(held_out, frontend.encode, speakers, languages)
+        for first in range(0, min(len(items), VALIDATION_BATCHES * stage.batch_size), stage.batch_size):
+            batch = [items[i] for i in range(first, min(first + stage.batch_size, len(items)))]
+            losses, accuracy = lm_losses(lm, to_device(collate_items(batch)))
+            totals.append((losses["llm"], accuracy))
+        loss, accuracy = (float(torch.stack(values).mean()) for values in zip(*totals, strict=True))
+        return {"llm": loss, "accuracy": accuracy, "score": loss}
+
+    dataset = CodeSequences(rows, frontend.encode, speakers, languages)
+    stream = BatchStream(
+        lengths, stage.batch_size, stage.seed, run.accelerator.process_index, run.accelerator.num_processes
+    )
+    batches = stream_batches(dataset, stream, collate_items, config.data.workers)
+    run.fit(batches, stream.batches_per_epoch, training_step, validate)
+
+
+if __name__ == "__main__":
+    cli.run(main)

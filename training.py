@@ -1,0 +1,417 @@
+"""The one training loop: precision, accumulation, clipping, EMA, logging, checkpoints and exact resume.
+
+A stage script builds its networks and hands over two functions: `training_step(run, batch)`, which calls
+`run.update(...)` for each optimizer and returns `{name: loss}`, and `validate(run)`, which logs and returns
+`{name: value}`. Everything else is the same for every stage.
+"""
+
+import argparse
+import logging
+import math
+import random
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+from filelock import FileLock, Timeout
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from checkpoints import (
+    checkpoint_path,
+    network_weights,
+    newest_checkpoint,
+    read_checkpoint,
+    saved_steps,
+    write_checkpoint,
+)
+from config import StageConfig
+
+log = logging.getLogger(__name__)
+
+MAX_SKIPPED_STEPS = 20
+
+
+def stage_arguments(description: str) -> argparse.ArgumentParser:
+    """The command line that every training script has."""
+    parser = argparse.ArgumentParser(description=description.split("\n")[0])
+    parser.add_argument("-c", "--config", required=True, help="JSON config, e.g. configs/ipa_tts.json")
+    parser.add_argument("-m", "--model", required=True, help="name of the model: checkpoints/<model>, logs/<model>")
+    parser.add_argument("--resume", default="auto", help="auto (go on where a checkpoint is), none, or a G file")
+    parser.add_argument("--weights-from", metavar="G_FILE", help="start from the weights of another run (fine-tuning)")
+    parser.add_argument("--max-steps", type=int, help="stop at this step instead of the config's max_steps")
+    parser.add_argument("--test-mode", action="store_true", help="10 steps on a handful of clips")
+    return parser
+
+
+def learning_rate_at(stage: StageConfig, step: int, steps_per_epoch: int) -> float:
+    """Learning rate of optimizer step `step` (from 0): linear warm-up, then the stage's schedule."""
+    if step < stage.warmup_steps:
+        return stage.learning_rate * (step + 1) / stage.warmup_steps
+    progress = min(1.0, (step - stage.warmup_steps) / max(1, stage.max_steps - stage.warmup_steps))
+    scale = {
+        "constant": 1.0,
+        "exponential": stage.gamma ** (step // steps_per_epoch),
+        "cosine": 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)),
+        "wsd": min(1.0, (1 - progress) / 0.2),
+    }[stage.schedule]
+    return stage.learning_rate * scale
+
+
+def state_gigabytes(network: nn.Module, ema: bool) -> float:
+    """GB for weights, gradients, both AdamW moments and the moving average, all float32."""
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in network.parameters())
+    return 4 * (total + 3 * trained + (total if ema else 0)) / 1e9
+
+
+class Run:
+    """One training run of one stage: its networks, optimizers, counters, logs and checkpoints."""
+
+    def __init__(
+        self, *, stage_name: str, stage: StageConfig, arguments: argparse.Namespace, generator: nn.Module,
+        discriminator: nn.Module | None = None, metadata: dict, root: str | Path = ".",
+    ):
+        """`metadata` is stored in every G checkpoint beside the weights (config, text, speakers, ...)."""
+        self.stage_name, self.stage, self.metadata = stage_name, stage, metadata
+        self.max_steps = min(stage.max_steps, arguments.max_steps or stage.max_steps)
+        if arguments.test_mode:
+            self.max_steps = min(10, self.max_steps)
+        self.folder = Path(root) / "checkpoints" / arguments.model / stage_name
+        self.log_folder = Path(root) / "logs" / arguments.model / stage_name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.log_folder.mkdir(parents=True, exist_ok=True)
+        self._lock = self._acquire_lock()
+
+        trackers = ["tensorboard", *(["wandb"] if stage.wandb else [])]
+        self.accelerator = Accelerator(
+            mixed_precision={"fp32": "no"}.get(stage.precision, stage.precision),
+            gradient_accumulation_steps=stage.gradient_accumulation,
+            log_with=trackers, project_config=ProjectConfiguration(logging_dir=str(self.log_folder)),
+        )
+        self._log_file = logging.FileHandler(self.log_folder / "train.log", encoding="utf-8")
+        self._log_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logging.getLogger().addHandler(self._log_file)
+        torch.manual_seed(stage.seed)
+        random.seed(stage.seed)
+        np.random.seed(stage.seed)
+
+        self._networks = {"generator": generator, "discriminator": discriminator}
+        self._networks = {name: network for name, network in self._networks.items() if network is not None}
+        self.step = self.batches = self.skipped = self._skipped_in_row = 0
+        self.best = math.inf
+        self._stop = False
+        self._start_from(arguments)
+
+        self.optimizers = {
+            name: torch.optim.AdamW(
+                [p for p in network.parameters() if p.requires_grad],
+                stage.learning_rate, stage.betas, weight_decay=stage.weight_decay,
+            )
+            for name, network in self._networks.items()
+        }
+        for name in self._networks:
+            prepared = self.accelerator.prepare(self._networks[name], self.optimizers[name])
+            self._networks[name], self.optimizers[name] = prepared
+        self.ema = None
+        if stage.ema_decay:
+            self.ema = torch.optim.swa_utils.AveragedModel(
+                self.unwrapped("generator"), multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(stage.ema_decay)
+            )
+        self._restore_training_state()
+        self.accelerator.init_trackers("", config=None)
+        self._report()
+
+    # --- networks -----------------------------------------------------------------------------------------------
+
+    @property
+    def generator(self) -> nn.Module:
+        """The network being trained, as prepared for the device(s)."""
+        return self._networks["generator"]
+
+    @property
+    def discriminator(self) -> nn.Module:
+        """The discriminators, as prepared for the device(s)."""
+        return self._networks["discriminator"]
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    def unwrapped(self, name: str = "generator") -> nn.Module:
+        """The plain network, without what distributed training wraps around it."""
+        return self.accelerator.unwrap_model(self._networks[name])
+
+    def validation_network(self) -> nn.Module:
+        """The generator that synthesis would use (the moving average where there is one)."""
+        return self.ema.module if self.ema else self.unwrapped()
+
+    @contextmanager
+    def frozen(self, name: str):
+        """The plain network with gradients passing through it, none kept for its own weights."""
+        network = self.unwrapped(name)
+        network.requires_grad_(False)
+        try:
+            yield network
+        finally:
+            network.requires_grad_(True)
+
+    def update(self, name: str, loss: Tensor) -> None:
+        """One backward pass and, at the end of an accumulation, one optimizer step of network `name`.
+
+        A loss or gradient that is not finite skips the step; after 20 in a row the run stops with a ValueError.
+        """
+        optimizer = self.optimizers[name]
+        self.accelerator.backward(loss)
+        if self.accelerator.sync_gradients:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            norm = float(self.accelerator.clip_grad_norm_(parameters, self.stage.grad_clip))
+            self._step_log[f"gradient_norm/{name}"].append(norm)
+            if math.isfinite(norm):
+                self._skipped_in_row = 0
+            elif self.accelerator.scaler is None:
+                self._skip(name, norm)
+                optimizer.zero_grad()
+                return
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def _skip(self, name: str, norm: float) -> None:
+        self.skipped += 1
+        self._skipped_in_row += 1
+        log.warning("step %d skipped: gradient norm %s of the %s (%d so far)", self.step, norm, name, self.skipped)
+        if self._skipped_in_row >= MAX_SKIPPED_STEPS:
+            raise ValueError(
+                f"{MAX_SKIPPED_STEPS} steps in a row had gradients that are not finite, last at step {self.step}: "
+                "lower train.learning_rate or grad_clip, or use precision fp32 or bf16; the last checkpoint is kept"
+            )
+
+    # --- the loop -----------------------------------------------------------------------------------------------
+
+    def fit(
+        self, batches: Callable[[int], Iterable], steps_per_epoch: int,
+        training_step: Callable[["Run", object], dict[str, Tensor]], validate: Callable[["Run"], dict[str, float]],
+    ) -> None:
+        """Trains to `max_steps`. `batches(n)` gives the endless stream of batches from the n-th on.
+
+        Saves on SIGTERM and Ctrl-C and returns. `validate` is called with the networks in eval mode and without
+        gradients; its value "score" (lower is better), if it gives one, decides which checkpoint is kept as best.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._request_stop)
+        self._step_log = defaultdict(list)
+        generators = list(self._networks.values())
+        stream = iter(batches(self.batches))
+        bar = tqdm(total=self.max_steps, initial=self.step, unit="step", desc=self.stage_name, dynamic_ncols=True,
+                   disable=not self.accelerator.is_main_process)
+        if self.step == 0:
+            self.validate(validate)
+        started, started_step = time.perf_counter(), self.step
+        while self.step < self.max_steps and not self._stop:
+            self._set_learning_rate(steps_per_epoch)
+            for network in generators:
+                network.train()
+            for _ in range(self.stage.gradient_accumulation):
+                batch = next(stream)
+                with self.accelerator.accumulate(*generators):
+                    for name, value in training_step(self, batch).items():
+                        self._step_log[name].append(value.detach())
+                self.batches += 1
+            self.step += 1
+            bar.update()
+            if self.ema:
+                self.ema.update_parameters(self.unwrapped())
+            if self.step % self.stage.log_interval == 0 or self.step == self.max_steps:
+                rate = (self.step - started_step) / (time.perf_counter() - started)
+                self._log_step(bar, rate)
+            last = self.step == self.max_steps or self._stop
+            if self.step % self.stage.eval_interval == 0 or last:
+                self.validate(validate)
+            if self.step % self.stage.save_interval == 0 or last:
+                self.save()
+        bar.close()
+        log.info("%s at step %d of %d", "stopped" if self._stop else "finished", self.step, self.max_steps)
+        self.close()
+
+    def validate(self, validate: Callable[["Run"], dict[str, float]]) -> None:
+        """Runs the stage's validation on the main process without touching the random state of training."""
+        if not self.accelerator.is_main_process:
+            return
+        for network in self._networks.values():
+            network.eval()
+        state = random_state()
+        with torch.no_grad():
+            values = {name: float(value) for name, value in validate(self).items()}
+        set_random_state(state)
+        self.accelerator.log({f"validation/{name}": value for name, value in values.items()}, step=self.step)
+        log.info("step %d validation: %s", self.step, ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
+        score = values.get("score", math.inf)
+        if self.step and score < self.best:
+            self.best = score
+            self.save(best=True)
+
+    def close(self) -> None:
+        """Ends the logs and gives the folder free for another run."""
+        self.accelerator.end_training()
+        logging.getLogger().removeHandler(self._log_file)
+        self._log_file.close()
+        self._lock.release()
+
+    def _request_stop(self, number, _frame) -> None:
+        log.info("%s: saving after this step, then stopping", signal.Signals(number).name)
+        self._stop = True
+
+    def _set_learning_rate(self, steps_per_epoch: int) -> None:
+        rate = learning_rate_at(self.stage, self.step, max(1, steps_per_epoch))
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+    # --- logs ---------------------------------------------------------------------------------------------------
+
+    def _log_step(self, bar: tqdm, rate: float) -> None:
+        means = {name: float(torch.tensor(values).mean()) for name, values in self._step_log.items()}
+        self._step_log.clear()
+        bar.set_postfix({name: f"{value:.3g}" for name, value in means.items() if "/" not in name})
+        means["learning_rate"] = self.optimizers["generator"].param_groups[0]["lr"]
+        means["steps_per_second"] = rate
+        self.accelerator.log({f"training/{name}": value for name, value in means.items()}, step=self.step)
+        self._log_file.handle(logging.makeLogRecord({"msg": f"step {self.step}: " + ", ".join(
+            f"{name} {value:.5g}" for name, value in means.items())}))
+
+    @property
+    def _writer(self):
+        return self.accelerator.get_tracker("tensorboard", unwrap=True)
+
+    def log_audio(self, name: str, wave: Tensor, sample_rate: int) -> None:
+        """A clip (samples,) in TensorBoard."""
+        self._writer.add_audio(name, wave.detach().cpu().float().clamp(-1, 1).unsqueeze(0), self.step, sample_rate)
+
+    def log_figure(self, name: str, figure) -> None:
+        """A matplotlib figure in TensorBoard."""
+        self._writer.add_figure(name, figure, self.step)
+
+    def _report(self) -> None:
+        gigabytes = 0.0
+        for name, network in self._networks.items():
+            total = sum(p.numel() for p in network.parameters())
+            trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+            gigabytes += state_gigabytes(network, ema=bool(self.ema) and name == "generator")
+            log.info("%s %s: %.2f M parameters, %.2f M trained", self.stage_name, name, total / 1e6, trained / 1e6)
+        log.info("weights, gradients and optimizer need %.2f GB on %s, activations come on top", gigabytes, self.device)
+        log.info("%s from step %d to %d, %s, logs in %s", self.stage_name, self.step, self.max_steps,
+                 self.stage.precision, self.log_folder)
+
+    # --- checkpoints --------------------------------------------------------------------------------------------
+
+    def save(self, best: bool = False) -> None:
+        """Writes the pair of this step (or `G_best.pth` alone), and removes the oldest beyond `keep_last`."""
+        if not self.accelerator.is_main_process:
+            return
+        content = {
+            **self.metadata, "stage": self.stage_name, "step": self.step, "weights": self.unwrapped().state_dict(),
+            "ema": self.ema.module.state_dict() if self.ema else None,
+            "has_discriminator": "discriminator" in self._networks,
+        }
+        if best:
+            write_checkpoint(content, self.folder / "G_best.pth")
+            return
+        scaler = self.accelerator.scaler
+        content["training"] = {
+            "optimizer": self.optimizers["generator"].state_dict(), "batches": self.batches, "best": self.best,
+            "scaler": scaler.state_dict() if scaler else None, "random": random_state(),
+        }
+        if content["has_discriminator"]:
+            # D before G: a G file is the sign that its pair is whole
+            write_checkpoint(
+                {"stage": self.stage_name, "step": self.step, "weights": self.unwrapped("discriminator").state_dict(),
+                 "training": {"optimizer": self.optimizers["discriminator"].state_dict()}},
+                checkpoint_path(self.folder, "D", self.step),
+            )
+        write_checkpoint(content, checkpoint_path(self.folder, "G", self.step))
+        for step in saved_steps(self.folder)[self.stage.keep_last:]:
+            for network in ("G", "D"):
+                checkpoint_path(self.folder, network, step).unlink(missing_ok=True)
+
+    def _start_from(self, arguments: argparse.Namespace) -> None:
+        """Loads the weights to go on with, or to start from, before the optimizers are made."""
+        self._restored = None
+        if arguments.resume == "auto":
+            self._restored = newest_checkpoint(self.folder)
+        elif arguments.resume == "none":
+            if saved_steps(self.folder):
+                raise ValueError(f"{self.folder}: holds checkpoints; resume them, move them away, or take another -m")
+        else:
+            path = Path(arguments.resume)
+            generator = read_checkpoint(path)
+            adversarial = generator.get("has_discriminator")
+            self._restored = generator, read_checkpoint(path.with_name("D" + path.name[1:])) if adversarial else None
+        if self._restored:
+            generator, discriminator = self._restored
+            self._load_weights("generator", generator["weights"], generator, self.folder)
+            if discriminator:
+                self._load_weights("discriminator", discriminator["weights"], discriminator, self.folder)
+        elif arguments.weights_from:
+            checkpoint = read_checkpoint(arguments.weights_from)
+            self._load_weights("generator", network_weights(checkpoint), checkpoint, arguments.weights_from)
+
+    def _load_weights(self, name: str, weights: dict, checkpoint: dict, source: object) -> None:
+        if checkpoint["stage"] != self.stage_name:
+            raise ValueError(f"{source}: a checkpoint of stage {checkpoint['stage']}, this is {self.stage_name}")
+        try:
+            self._networks[name].load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(f"{source}: does not fit this config ({error}); use its own, or another -m") from error
+
+    def _restore_training_state(self) -> None:
+        if not self._restored:
+            return
+        generator, discriminator = self._restored
+        state = generator["training"]
+        self.step, self.batches, self.best = generator["step"], state["batches"], state["best"]
+        self.optimizers["generator"].load_state_dict(state["optimizer"])
+        if discriminator:
+            self.optimizers["discriminator"].load_state_dict(discriminator["training"]["optimizer"])
+        if self.ema:
+            self.ema.module.load_state_dict(generator["ema"] or generator["weights"])
+            self.ema.n_averaged.fill_(self.step)
+        if self.accelerator.scaler and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        set_random_state(state["random"])
+        self._restored = None
+
+    def _acquire_lock(self) -> FileLock:
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ValueError(f"{self.folder}: another run is training here; wait for it, or take another -m") from error
+        return lock
+
+
+def random_state() -> dict:
+    """Every random state that training draws from, as plain values and tensors."""
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "python": random.getstate(), "torch": torch.get_rng_state(),
+        "numpy": (kind, keys.tolist(), position, has_gauss, cached),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: dict) -> None:
+    """Puts back what `random_state` took."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    torch.set_rng_state(state["torch"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    if torch.cuda.is_available() and state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
