@@ -21,7 +21,7 @@ from config import EncodecConfig
 
 ORIGINAL_FILE = "encodec_24khz-d7cc33bc.th"
 
-# original -> hub; hub files of before 2025 also call the magnitude and direction of a weight norm g and v
+# original -> hub; older hub files, too, call the magnitude and direction of a weight norm g and v
 RENAMES = [
     (r"^(encoder|decoder)\.model\.", r"\1.layers."),
     (r"\.(conv\.conv|convtr\.convtr)\.", ".conv."),
@@ -113,7 +113,7 @@ def load_encodec(folder: str | Path) -> EncodecModel:
 
 
 def convert_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under the names of Meta's repository, or of older hub files, under those of `EncodecModel`."""
+    """Weights under the names of Meta's repository, or of older hub files, turned into those of `EncodecModel`."""
     return {_convert_name(name): value for name, value in weights.items()}
 
 
