@@ -1,0 +1,6 @@
+"""From text to symbol ids: normalise, phonemise, tokenise."""
+
+from text.sentences import split_sentences
+from text.tokenizer import Frontend, build_frontend
+
+__all__ = ["Frontend", "build_frontend", "split_sentences"]

@@ -1,0 +1,115 @@
+"""One language of espeak-ng, through phonemizer, from the library that espeakng-loader carries."""
+
+import ctypes
+import difflib
+import re
+import unicodedata
+from functools import cache
+
+import espeakng_loader
+from phonemizer.backend.espeak.api import EspeakAPI
+from phonemizer.backend.espeak.wrapper import EspeakWrapper
+
+from text.symbols import normalize_ipa
+
+_ALIASES = {"en": "en-us", "fr": "fr-fr", "zh": "cmn", "zh-cn": "cmn", "no": "nb", "en-uk": "en-gb", "pt-pt": "pt"}
+_NO_DICTIONARY = {"fo", "kaa", "xex"}  # listed as voices, but their dictionaries are not in the package
+_TONAL = {"cmn", "cmn-latn-pinyin", "yue", "hak", "vi", "vi-vn-x-central", "vi-vn-x-south", "my", "th", "shn",
+          "chr-us-qaaa-x-west"}
+# espeak-ng writes only the first digit of a tone into the IPA, which makes Mandarin's first (55) and fourth (51) one;
+# its own mnemonics have the whole contour
+_MANDARIN_TONES = {"55": "1", "35": "2", "214": "3", "21": "3", "51": "4", "53": "4", "11": "5"}
+
+_SWITCH = re.compile(r"\([a-z]{2,3}(?:-[\w-]+)?\)")
+# mnemonics that espeak-ng's data gives no IPA for come out in ASCII: retroflex dot, palatal ^, ejective ` and so on
+_ASCII = [
+    ("Ë¥", "˥"), ("Ë§", "˧"), ("Ë©", "˩"),
+    ("s.", "ʂ"), ("z.", "ʐ"), ("t.", "ʈ"), ("d.", "ɖ"), ("n.", "ɳ"), ("l.", "ɭ"), ("r.", "ɽ"), ("i.", "ɨ"),
+    ("t`", "tʼ"), ("p`", "pʼ"), ("k`", "kʼ"), ("q`", "qʼ"), ("s`", "sʼ"), ("ʃ`", "ʃʼ"),
+    ('"', "\u0308"), ("#", "\u0325"), ("[", "\u032a"), ("^", "ʲ"), (":", "ː"), ("?", "ʔ"),
+    ("A", "ɑ"), ("E", "ɛ"), ("K", "ɬ"), ("N", "ŋ"), ("S", "ʃ"), ("X", "χ"), ("Z", "ʒ"),
+]
+_NO_SOUND = re.compile(r"[_.`%+=!F\x00-\x1f-]")
+
+
+@cache
+def languages() -> list[str]:
+    """The names of the languages that can be spoken."""
+    _use_packaged_library()
+    return sorted({voice.language.lower() for voice in EspeakWrapper().available_voices()} - _NO_DICTIONARY)
+
+
+def espeak_language(language: str) -> str:
+    """espeak-ng's name for a language (`en` and `fr` and `zh` have one too); ValueError with close names if unknown."""
+    name = language.strip().lower().replace("_", "-")
+    name = _ALIASES.get(name, name)
+    if name not in languages():
+        close = difflib.get_close_matches(name, languages(), n=4, cutoff=0.5)
+        close = close or [known for known in languages() if known.startswith(name[:2])][:4]
+        hint = f"did you mean {', '.join(close)}?" if close else f"known are {', '.join(languages())}"
+        raise ValueError(f"unknown language {language!r}: {hint}")
+    return name
+
+
+def espeak_version() -> str:
+    _use_packaged_library()
+    return ".".join(map(str, EspeakWrapper().version))
+
+
+class Espeak:
+    """Text of one language -> IPA, with stress, without punctuation and language-switch flags."""
+
+    def __init__(self, language: str):
+        _use_packaged_library()
+        self.language = espeak_language(language)
+        self._wrapper = EspeakWrapper()
+        voices = {voice.language.lower(): voice.language for voice in self._wrapper.available_voices()}
+        self._wrapper.set_voice(voices[self.language])
+        self._mnemonics = _Mnemonics(voices[self.language]) if self.language.startswith("cmn") else None
+
+    def ipa(self, text: str) -> str:
+        """The IPA of a text without marks, in the table's spelling; empty if there is nothing to speak."""
+        ipa = self._wrapper.text_to_phonemes(text)
+        if self._mnemonics:
+            ipa = _with_mandarin_tones(ipa, self._mnemonics(text))
+        elif self.language in _TONAL:
+            ipa = re.sub(r"ɜ(?!ː)", "3", ipa)
+        ipa = _SWITCH.sub("", unicodedata.normalize("NFD", ipa.replace("_", "")))
+        for ascii_form, symbol in _ASCII:
+            ipa = ipa.replace(ascii_form, symbol)
+        if self.language == "ko":
+            ipa = ipa.replace("-", "\u0348")  # tense consonants
+        return normalize_ipa(_NO_SOUND.sub("", ipa))
+
+
+class _Mnemonics:
+    """espeak-ng's own phoneme names, which phonemizer does not offer."""
+
+    def __init__(self, voice: str):
+        self._api = EspeakAPI(espeakng_loader.get_library_path(), espeakng_loader.get_data_path())
+        identifiers = {v.language: v.identifier for v in EspeakWrapper().available_voices()}
+        self._api.set_voice_by_name(identifiers[voice].encode())
+
+    def __call__(self, text: str) -> str:
+        pointer = ctypes.pointer(ctypes.c_char_p(text.encode()))
+        clauses = []
+        while pointer.contents.value is not None:
+            clauses.append(self._api.text_to_phonemes(pointer, 1, ord("_") << 8) or b"")
+        return " ".join(clause.decode() for clause in clauses)
+
+
+def _with_mandarin_tones(ipa: str, mnemonics: str) -> str:
+    """Puts the tone numbers 1 to 5 in place of the tones' first digits."""
+    native = r"(\([a-z-]+\).*?(?:\(cmn[\w-]*\)|$))"
+    contours = re.findall(r"(?<=[^\d_ |])\d+(?=[_ ]|$)", re.sub(native, " ", mnemonics))
+    parts = re.split(native, ipa)
+    tone = re.compile(r"[1-9ɜ](?=[_ ]|$)")
+    assert sum(len(tone.findall(part)) for part in parts[::2]) == len(contours), (ipa, mnemonics)
+    remaining = iter(contours)
+    parts[::2] = [tone.sub(lambda _: _MANDARIN_TONES[next(remaining)], part) for part in parts[::2]]
+    return "".join(parts)
+
+
+def _use_packaged_library() -> None:
+    EspeakWrapper.set_library(espeakng_loader.get_library_path())
+    EspeakWrapper.set_data_path(espeakng_loader.get_data_path())

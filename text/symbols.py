@@ -1,0 +1,40 @@
+"""The symbol table: single code points of decomposed (NFD) IPA, fixed in order.
+
+It covers the phoneme tables of espeak-ng 1.52 (every IPA string and mnemonic in its compiled data) and the rest of
+the IPA chart. Checkpoints store it: a change of order or content needs a new TABLE_VERSION and new training.
+"""
+
+import re
+import unicodedata
+
+TABLE_VERSION = 1
+
+SPECIALS = ["<pad>", "<bos>", "<eos>", "<unk>"]
+PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)
+
+MARKS = '.,!?;:…—"()¡¿'
+"""Punctuation that stays in the IPA, as marks of prosody."""
+STRESS_AND_LENGTH = "ˈˌːˑ"
+TONES = "123456789˥˦˧˨˩"
+VOWELS = "aeiouyæøœɐɑɒɔɘəɚɛɜɝɞɤɨɪɯɵɶʉʊʌʏᵻ"
+CONSONANTS = "bcdfhjklmnpqrstvwxzðħŋɓɕɖɗɟɠɡɢɣɥɦɧɫɬɭɮɰɱɲɳɴɸɹɺɻɽɾʀʁʂʃʄʈʋʍʎʐʑʒʔʕʘʙʛʜʝʟʡʢβθχǀǁǂǃ"
+MODIFIERS = "ʰʲʷʼˀˠˤ˞ʱⁿᵐᵑᶮᶯᵝˡ"
+DIACRITICS = (
+    "\u0303\u0306\u0308\u030a\u030b\u0301\u0304\u0300\u030f\u0318\u0319\u031a\u031c\u031d\u031e\u031f\u0320\u0324\u0325"
+    "\u0327\u0329\u032a\u032c\u032f\u0330\u0334\u0339\u033a\u033b\u033c\u033d\u0348"
+)
+
+SYMBOLS = [*SPECIALS, " ", *MARKS, *STRESS_AND_LENGTH, *TONES, *VOWELS, *CONSONANTS, *MODIFIERS, *DIACRITICS]
+
+# one sound, one spelling: what fonts show alike, and what espeak-ng's data spells in two ways
+_SPELLINGS = {
+    "g": "ɡ", "ε": "ɛ", "Φ": "ɸ", "φ": "ɸ", "ʦ": "ts", "ʣ": "dz", "ʧ": "tʃ", "ʤ": "dʒ", "ʨ": "tɕ", "ʥ": "dʑ", "'": "ˈ",
+    "’": "ʼ", "|": " ", "‖": " ", "_": "",
+}
+_INVISIBLE = dict.fromkeys([0x0361, 0x035C, 0x00AD, *range(0x200B, 0x2010), 0x2060, 0xFEFF])  # ties, zero width
+
+
+def normalize_ipa(ipa: str) -> str:
+    """IPA in the table's spelling: NFD, no ties or zero-width characters, one letter per sound, single spaces."""
+    ipa = unicodedata.normalize("NFD", ipa).translate(_INVISIBLE | str.maketrans(_SPELLINGS))
+    return re.sub(r"\s+", " ", ipa).strip()
