@@ -1,0 +1,173 @@
+"""Log-mel -> wave: the multiband iSTFT generator and Vocos, behind one interface."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import weight_norm
+
+import mel_processing
+from config import AudioConfig, MultibandISTFTConfig, VocosConfig
+from models.layers.convnext import ConvNeXtBlock, init_weights
+from models.layers.istft import ISTFT, polar
+from models.layers.pqmf import PQMF
+from models.layers.resblock import LEAKY_SLOPE, MultiReceptiveField
+
+
+class VocoderOutput(NamedTuple):
+    wave: Tensor
+    """(B, samples), float32; samples = mel_processing.samples_for(frames, audio)."""
+    subbands: Tensor | None
+    """(B, n_bands, samples / n_bands) that the wave was made from, where the network works in sub-bands."""
+
+
+class Vocoder(nn.Module):
+    """What every vocoder does. Nothing looks further than a receptive field, so that a clip can be made in pieces."""
+
+    def forward(self, mel: Tensor) -> VocoderOutput:
+        """Log-mel (B, n_mels, T) -> wave (B, samples); spectra, phases and filters stay in single precision."""
+        raise NotImplementedError
+
+    def remove_weight_norm(self) -> None:
+        """Folds weight normalisation into plain weights, for synthesis and export; not to be trained further."""
+        for module in self.modules():
+            if parametrize.is_parametrized(module, "weight"):
+                parametrize.remove_parametrizations(module, "weight")
+
+
+def build_vocoder(config: MultibandISTFTConfig | VocosConfig, audio: AudioConfig) -> Vocoder:
+    """The vocoder of the config, with random weights."""
+    if isinstance(config, VocosConfig):
+        return Vocos(config, audio)
+    return MultibandISTFTGenerator(config, audio)
+
+
+class MultibandISTFTGenerator(Vocoder):
+    """HiFi-GAN's stages up to the frame rate of a small iSTFT in each sub-band, then PQMF or learned synthesis
+    (iSTFTNet, arXiv 2203.02395; multi-band and multi-stream iSTFT-VITS, arXiv 2210.15975)."""
+
+    def __init__(self, config: MultibandISTFTConfig, audio: AudioConfig):
+        super().__init__()
+        self.n_bands = config.n_bands
+        # with `center`, the first and the last half hop are not part of the clip
+        self.trim, rest = divmod(audio.hop_length, 2 * config.n_bands) if audio.padding == "center" else (0, 0)
+        if rest:
+            raise ValueError(
+                f"audio.padding center needs audio.hop_length {audio.hop_length} to be a multiple of "
+                f"2 * vocoder.n_bands = {2 * config.n_bands}"
+            )
+        channels = config.hidden_size
+        self.conv_pre = weight_norm(nn.Conv1d(audio.n_mels, channels, 7, padding=3))
+        self.upsamplers = nn.ModuleList()
+        self.stages = nn.ModuleList()
+        for rate in config.upsample_rates:
+            # kernel - rate must be even for an output of exactly rate * T
+            kernel_size = 4 * rate + rate % 2
+            self.upsamplers.append(weight_norm(nn.ConvTranspose1d(
+                channels, channels // 2, kernel_size, stride=rate, padding=(kernel_size - rate) // 2
+            )))
+            channels //= 2
+            self.stages.append(
+                MultiReceptiveField(channels, config.resblock_kernel_sizes, config.resblock_dilations)
+            )
+        self.conv_post = weight_norm(nn.Conv1d(channels, config.n_bands * (config.n_fft + 2), 7, padding=3))
+        self.istft = ISTFT(config.n_fft, config.hop_length, config.n_fft, padding="same")
+        self.pqmf = PQMF(config.n_bands, learned=config.synthesis == "learned")
+
+    def forward(self, mel: Tensor) -> VocoderOutput:
+        B = mel.shape[0]
+        x = self.conv_pre(mel)  # (B, C, T)
+        for upsample, stage in zip(self.upsamplers, self.stages, strict=True):
+            x = stage(upsample(F.leaky_relu(x, LEAKY_SLOPE)))  # (B, C / 2, rate * T), ...
+        x = self.conv_post(F.leaky_relu(x, LEAKY_SLOPE))
+        log_magnitude, phase = x.view(B * self.n_bands, -1, x.shape[-1]).chunk(2, dim=1)
+        with torch.autocast(mel.device.type, enabled=False):
+            subbands = self.istft(polar(log_magnitude, phase)).view(B, self.n_bands, -1)
+        subbands = subbands[..., self.trim : subbands.shape[-1] - self.trim]
+        return VocoderOutput(self.pqmf.synthesis(subbands), subbands)
+
+    def analysis(self, wave: Tensor) -> Tensor:
+        """PQMF sub-bands (B, n_bands, samples / n_bands) of recordings, to compare `subbands` with."""
+        return self.pqmf.analysis(wave)
+
+
+class VocosBackbone(nn.Module):
+    """ConvNeXt blocks at the mel frame rate."""
+
+    def __init__(self, config: VocosConfig, n_mels: int):
+        super().__init__()
+        self.embed = nn.Conv1d(n_mels, config.hidden_size, 7, padding=3)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=1e-6)
+        self.convnext = nn.ModuleList(
+            ConvNeXtBlock(config.hidden_size, config.intermediate_size, layer_scale=1 / config.n_layers)
+            for _ in range(config.n_layers)
+        )
+        self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=1e-6)
+        init_weights(self.embed)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """(B, n_mels, T) -> (B, T, C)."""
+        x = self.norm(self.embed(mel).transpose(1, 2)).transpose(1, 2)  # (B, C, T)
+        for block in self.convnext:
+            x = block(x)
+        return self.final_layer_norm(x.transpose(1, 2))
+
+
+class ISTFTHead(nn.Module):
+    """One linear layer to log-magnitude and phase, then the iSTFT."""
+
+    def __init__(self, hidden_size: int, audio: AudioConfig):
+        super().__init__()
+        self.out = nn.Linear(hidden_size, audio.n_fft + 2)
+        self.istft = ISTFT(audio.n_fft, audio.hop_length, audio.win_length, audio.padding)
+        init_weights(self.out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, samples)."""
+        log_magnitude, phase = self.out(x).transpose(1, 2).chunk(2, dim=1)  # (B, n_fft / 2 + 1, T)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.istft(polar(log_magnitude, phase))
+
+
+class Vocos(Vocoder):
+    """ConvNeXt at the mel frame rate and one iSTFT (arXiv 2306.00814); parameters are named as published."""
+
+    def __init__(self, config: VocosConfig, audio: AudioConfig):
+        super().__init__()
+        self.audio = audio
+        self.backbone = VocosBackbone(config, audio.n_mels)
+        self.head = ISTFTHead(config.hidden_size, audio)
+
+    def forward(self, mel: Tensor) -> VocoderOutput:
+        return VocoderOutput(self.head(self.backbone(mel)), None)
+
+
+def load_published_vocos(vocoder: Vocos, state_dict: dict[str, Tensor]) -> None:
+    """Loads weights as published for Vocos (charactr/vocos-mel-24khz).
+
+    Such files also hold the window and the mel filters (feature_extractor.mel_spec.*) that they were trained with;
+    ValueError if these are not what the AudioConfig says, or if a name is missing, unexpected or of another shape.
+    """
+    weights = {name: t for name, t in state_dict.items() if not name.startswith("feature_extractor.")}
+    own = vocoder.state_dict()
+    problems = [f"  missing: {name}" for name in own.keys() - weights.keys()]
+    problems += [f"  unexpected: {name}" for name in weights.keys() - own.keys()]
+    problems += [
+        f"  {name}: {tuple(weights[name].shape)} in the file, {tuple(own[name].shape)} in the config"
+        for name in own.keys() & weights.keys() if weights[name].shape != own[name].shape
+    ]
+    window = torch.hann_window(vocoder.audio.win_length)
+    constants = {
+        "feature_extractor.mel_spec.spectrogram.window": window,
+        "feature_extractor.mel_spec.mel_scale.fb": mel_processing._filters(vocoder.audio, torch.device("cpu")).T,
+        "head.istft.window": window,
+    }
+    for name, expected in constants.items():
+        found = state_dict.get(name, expected).float()
+        if found.shape != expected.shape or not torch.allclose(found, expected, atol=1e-3):
+            problems.append(f"  {name}: not what the audio section gives (n_mels, mel_scale, mel_norm, ...)")
+    if problems:
+        raise ValueError("\n".join(["these Vocos weights do not fit the config", *sorted(problems)]))
+    vocoder.load_state_dict(weights)
