@@ -1,0 +1,1 @@
+"""What preprocess_audio.py is made of: finding recordings, finding speech in them, writing clips, the report."""
