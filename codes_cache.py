@@ -35,7 +35,9 @@ def load_codes(folder: str | Path, fingerprint: str) -> Dataset:
         raise ValueError(f"{folder}: the codes are of codec {info['fingerprint']}, not of {fingerprint}; make them "
                          f"anew with: {COMMAND}")
     try:
-        return load_from_disk(str(folder)).with_format("numpy", columns=["codes"], output_all_columns=True)
+        return load_from_disk(str(folder)).with_format(
+            "numpy", columns=["codes"], output_all_columns=True, dtype="int16",
+        )
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder}: damaged ({error}); delete it, then: {COMMAND}") from error
 
@@ -88,7 +90,9 @@ class CodesWriter:
         """`rows` as in FEATURES; `skipped`: why other clips of this shard are left out."""
         temporary = self._shard(index).with_suffix(".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        Dataset.from_list(rows, features=FEATURES).save_to_disk(str(temporary))
+        temporary.mkdir()
+        if rows:  # the library cannot read a dataset without rows back
+            Dataset.from_list(rows, features=FEATURES).save_to_disk(str(temporary / "clips"))
         _write_json(temporary / "skipped.json", skipped)
         temporary.rename(self._shard(index))
 
@@ -99,11 +103,12 @@ class CodesWriter:
         """
         shards = [self._shard(index) for index in range(n_shards)]
         skipped = [reason for shard in shards for reason in json.loads((shard / "skipped.json").read_text())]
-        codes = concatenate_datasets([load_from_disk(str(shard)) for shard in shards])
-        if not len(codes):
+        filled = [shard / "clips" for shard in shards if (shard / "clips").is_dir()]
+        if not filled:
             shutil.rmtree(self.partial)
             raise ValueError(f"{self.source['filelist']}: none of {len(skipped)} clips can be used:\n  "
                              + "\n  ".join(skipped[:10]))
+        codes = concatenate_datasets([load_from_disk(str(clips)) for clips in filled])
         joined = self.partial / "joined"
         shutil.rmtree(joined, ignore_errors=True)
         codes.save_to_disk(str(joined))
