@@ -18,11 +18,19 @@ MARGIN_SECONDS = 0.08
 Span = tuple[float, float]
 
 
+def _frame(sample_rate: int) -> int:
+    return round(FRAME_SECONDS * sample_rate)
+
+
+def _hop(sample_rate: int) -> int:
+    return round(HOP_SECONDS * sample_rate)
+
+
 def frame_levels(samples: np.ndarray, sample_rate: int) -> np.ndarray:
-    """RMS level in dB re full scale of every 25 ms frame, one each 10 ms: (samples,) -> (frames,)."""
-    frame = min(round(FRAME_SECONDS * sample_rate), len(samples))
+    """RMS level in dB re full scale of every 25 ms frame, one each `_hop(sample_rate)`: (samples,) -> (frames,)."""
+    frame = min(_frame(sample_rate), len(samples))
     energy = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
-    mean = (energy[frame:] - energy[:-frame])[:: round(HOP_SECONDS * sample_rate)] / frame
+    mean = (energy[frame:] - energy[:-frame])[:: _hop(sample_rate)] / frame
     return 10 * np.log10(np.maximum(mean, 1e-12))
 
 
@@ -42,8 +50,9 @@ def find_speech(samples: np.ndarray, sample_rate: int) -> list[Span]:
     edges = np.flatnonzero(np.diff(levels > threshold, prepend=False, append=False)).reshape(-1, 2)
     spans: list[Span] = []
     for first, last in edges:
-        # a frame's level belongs to its middle
-        start, end = (index * HOP_SECONDS + FRAME_SECONDS / 2 for index in (first, last - 1))
+        # a frame's level belongs to its middle; the hop is a whole number of samples, not exactly 10 ms
+        start, end = ((index * _hop(sample_rate) + _frame(sample_rate) / 2) / sample_rate
+                      for index in (first, last - 1))
         if spans and start - spans[-1][1] < PAUSE_SECONDS:
             start = spans.pop()[0]
         spans.append((start, end))
