@@ -65,6 +65,16 @@ def learning_rate_at(stage: StageConfig, step: int, steps_per_epoch: int) -> flo
     return stage.learning_rate * scale
 
 
+def moving_average(decay: float) -> Callable:
+    """Update for AveragedModel; the decay grows from 0.1 to its value, so that the start is soon forgotten."""
+
+    def update(averaged: list[Tensor], current: list[Tensor], n_averaged: Tensor | int) -> None:
+        weight = 1 - min(decay, (1 + float(n_averaged)) / (10 + float(n_averaged)))
+        torch._foreach_lerp_(averaged, current, weight)
+
+    return update
+
+
 def state_gigabytes(network: nn.Module, ema: bool) -> float:
     """GB for weights, gradients, both AdamW moments and the moving average, all float32."""
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
@@ -123,7 +133,7 @@ class Run:
         self.ema = None
         if stage.ema_decay:
             self.ema = torch.optim.swa_utils.AveragedModel(
-                self.unwrapped("generator"), multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(stage.ema_decay)
+                self.unwrapped("generator"), multi_avg_fn=moving_average(stage.ema_decay)
             )
         self._restore_training_state()
         self.accelerator.init_trackers("", config=None)

@@ -52,7 +52,9 @@ def load_codec(config: Config, model: str, checkpoints: str | Path = "checkpoint
         if getattr(stored, section) != getattr(config, section):
             raise ValueError(f"{folder}: was trained with another {section} section than this config's; "
                              f"use the config it was trained with, or train a codec under another model name")
-    return load_network(MelCodec(stored.codec, stored.audio, len(checkpoint["speakers"])), checkpoint, folder)
+    codec = load_network(MelCodec(stored.codec, stored.audio, len(checkpoint["speakers"])), checkpoint, folder)
+    codec.speakers = checkpoint["speakers"]
+    return codec
 
 
 def build_token_lm(config: Config, checkpoint_data: dict) -> TokenLM:

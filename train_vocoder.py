@@ -1,0 +1,172 @@
+"""Trains the vocoder, mel or codes -> wave, with discriminators (config sections "vocoder", "discriminators",
+"train.vocoder").
+
+    python3 train_vocoder.py -c configs/ipa_tts.json -m my_model
+
+train.vocoder.conditioning "mel": the recordings' own mel; needs no codes. "codes": the mel decoder and the vocoder
+together on the cached codes, so that the vocoder hears what synthesis will give it; the decoder of our own codec
+starts from the trained codec and goes on learning, EnCodec's starts fresh.
+"""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import cli
+from codes_cache import load_codes
+from config import AudioConfig, Config, load_config
+from data_utils import BatchStream, Clip, WaveSegments, clip_seconds, collate_items, read_filelist, stream_batches
+from losses import (
+    adversarial_loss_discriminator,
+    adversarial_loss_generator,
+    feature_matching_loss,
+    mel_l1,
+    multi_resolution_stft_loss,
+    subband_stft_loss,
+    weighted_sum,
+)
+from mel_processing import frames_for, log_mel
+from models import CodesToWave, build_wave_generator, codec_data, load_codec
+from models.codec import MelCodec
+from models.discriminators import build_discriminators
+from models.vocoder import VocoderOutput
+from plotting import mel_figure
+from training import Run, stage_arguments
+
+VALIDATION_CLIPS = 16
+VALIDATION_SECONDS = 3.0
+
+
+def generate(generator: torch.nn.Module, batch: dict, mel: Tensor):
+    """The generator's mel and vocoder output for a batch, from its codes where it has them, else from `mel`."""
+    if "codes" not in batch:
+        return generator(mel)
+    return generator(batch["codes"], batch["code_length"], batch["speaker"], batch["start"], mel.shape[2])
+
+
+def reconstruction_losses(
+    network: torch.nn.Module, decoded_mel: Tensor, output: VocoderOutput, wave: Tensor, mel: Tensor, audio: AudioConfig
+) -> dict[str, Tensor]:
+    """Everything but the adversarial part: mel L1, STFT losses, and the decoder's own mel L1 where there is one."""
+    losses = {
+        "mel": mel_l1(log_mel(output.wave, audio), mel),
+        "stft": multi_resolution_stft_loss(output.wave, wave[:, : output.wave.shape[1]]),
+    }
+    if output.subbands is not None:
+        losses["subband_stft"] = subband_stft_loss(output.subbands, network.vocoder.analysis(wave))
+    if isinstance(network, CodesToWave):
+        losses["decoder_mel"] = mel_l1(decoded_mel, mel)
+    return losses
+
+
+def main() -> None:
+    arguments = stage_arguments(__doc__).parse_args()
+    train(load_config(arguments.config), arguments)
+
+
+def load_clips(config: Config, arguments, codec) -> tuple[list[Clip], list[Clip], list | None, list | None]:
+    """Training and validation clips, and their codes when conditioned on them."""
+    if codec is None:
+        clips = read_filelist(config.data.training_filelist, needs_text=False)
+        held_out = read_filelist(config.data.validation_filelist, needs_text=False)
+        return (clips[:8], held_out[:2], None, None) if arguments.test_mode else (clips, held_out, None, None)
+    loaded = []
+    for part, handful in (("training", 8), ("validation", 2)):
+        rows = load_codes(f"{config.data.codes}/{part}", codec.fingerprint)
+        rows = rows.select(range(min(handful, len(rows)))) if arguments.test_mode else rows
+        loaded.append([Clip(Path(row["path"]), row["ipa"], row["speaker"], row["language"]) for row in rows])
+        loaded.append([np.array(codes, dtype=np.int16) for codes in rows["codes"]])
+    return loaded[0], loaded[2], loaded[1], loaded[3]
+
+
+def train(config: Config, arguments) -> None:
+    stage, audio = config.train.vocoder, config.audio
+    codec = load_codec(config, arguments.model) if stage.conditioning == "codes" else None
+    clips, held_out, codes, held_out_codes = load_clips(config, arguments, codec)
+    speakers = sorted({clip.speaker for clip in clips})
+    metadata = {"config": config.model_dump(), "speakers": speakers, "codec": codec and codec_data(codec)}
+    code_rate = codec.frame_rate if codec else 0.0
+    dataset = WaveSegments(clips, speakers, audio, stage.segment_frames, codes, code_rate)
+    validation_frames = int(VALIDATION_SECONDS * audio.frame_rate)
+    validation_set = WaveSegments(
+        held_out[:VALIDATION_CLIPS], speakers, audio, validation_frames, held_out_codes, code_rate
+    )
+
+    torch.manual_seed(stage.seed)
+    generator = build_wave_generator(config, len(speakers), metadata["codec"])
+    if isinstance(codec, MelCodec):
+        generator.decoder.load_state_dict(codec.decoder.state_dict())
+    run = Run(
+        stage_name="vocoder", stage=stage, arguments=arguments, generator=generator,
+        discriminator=build_discriminators(config.discriminators), metadata=metadata,
+    )
+    # the weights of losses that this generator does not have
+    absent = {"decoder_mel"} if codec is None else set()
+    absent |= {"subband_stft"} if config.vocoder.kind == "vocos" else set()
+    weights = {name: weight for name, weight in stage.loss_weights.items() if name not in absent}
+    adversarial = {"adversarial", "feature_matching"}
+
+    def to_device(batch: dict) -> dict:
+        return {key: value.to(run.device) if torch.is_tensor(value) else value for key, value in batch.items()}
+
+    def training_step(run: Run, batch: dict) -> dict[str, Tensor]:
+        batch = to_device(batch)
+        wave = batch["wave"]
+        mel = log_mel(wave, audio)
+        decoded_mel, output = generate(run.generator, batch, mel)
+        wave = wave[:, : output.wave.shape[1]]
+        losses = reconstruction_losses(run.unwrapped(), decoded_mel, output, wave, mel, audio)
+        if run.step < stage.adversarial_start:
+            run.update("generator", weighted_sum(losses, {n: w for n, w in weights.items() if n not in adversarial}))
+            return losses
+
+        real_outputs, _ = run.discriminator(wave)
+        fake_outputs, _ = run.discriminator(output.wave.detach())
+        discriminator_loss = adversarial_loss_discriminator(real_outputs, fake_outputs)
+        run.update("discriminator", discriminator_loss)
+
+        with run.frozen("discriminator") as discriminator:
+            with torch.no_grad():
+                _, real_features = discriminator(wave)
+            fake_outputs, fake_features = discriminator(output.wave)
+            losses["adversarial"] = adversarial_loss_generator(fake_outputs)
+            losses["feature_matching"] = feature_matching_loss(real_features, fake_features)
+            run.update("generator", weighted_sum(losses, weights))
+        return losses | {"discriminator": discriminator_loss}
+
+    def validate(run: Run) -> dict[str, float]:
+        network, errors = run.validation_network(), []
+        for i in range(len(validation_set)):
+            batch = to_device(collate_items([validation_set.segment(i, 0)]))
+            # silence after the end of a short clip would flatter the figure
+            samples = min(int(clip_seconds(held_out[i].path) * audio.sample_rate), batch["wave"].shape[1])
+            frames = max(1, frames_for(samples, audio) - 2)
+            mel = log_mel(batch["wave"], audio)
+            decoded_mel, output = generate(network, batch, mel)
+            made = log_mel(output.wave, audio)
+            errors.append(F.l1_loss(made[..., :frames], mel[..., :frames]))
+            if i == 0:
+                pictures = {"recording": mel[0], "decoder": decoded_mel[0], "generated wave": made[0]}
+                if codec is None:
+                    del pictures["decoder"]
+                run.log_figure("mel", mel_figure(pictures))
+                run.log_audio("generated", output.wave[0, :samples], audio.sample_rate)
+                if run.step == 0:
+                    run.log_audio("recording", batch["wave"][0, :samples], audio.sample_rate)
+        score = torch.stack(errors).mean()
+        return {"mel_l1": score, "score": score}
+
+    stream = BatchStream(
+        list(itertools.repeat(1, len(dataset))), stage.batch_size, stage.seed,
+        run.accelerator.process_index, run.accelerator.num_processes,
+    )
+    batches = stream_batches(dataset, stream, collate_items, config.data.workers)
+    run.fit(batches, stream.batches_per_epoch, training_step, validate)
+
+
+if __name__ == "__main__":
+    cli.run(main)
