@@ -1,0 +1,39 @@
+# Needs Python 3.11 and make; everything else goes into .venv.
+PYTHON ?= python3.11
+VENV := .venv
+PY := $(VENV)/bin/python
+DEMO := configs/tiny/ipa_tts.json
+RUN := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(PY)
+
+.PHONY: demo test lint clean-demo
+
+demo: $(VENV)/installed  ## demo corpus, every stage for a short while, a wav and a mel picture in outputs/
+	$(RUN) make_demo_corpus.py -o data/demo
+	$(RUN) preprocess_ipa.py -i data/demo/train.txt -o data/demo/train_ipa.txt
+	$(RUN) preprocess_ipa.py -i data/demo/validation.txt -o data/demo/validation_ipa.txt
+	$(RUN) train_codec.py -c $(DEMO) -m demo
+	$(RUN) preprocess_codes.py -c $(DEMO) -m demo
+	$(RUN) train_llm.py -c $(DEMO) -m demo
+	$(RUN) train_vocoder.py -c $(DEMO) -m demo
+	$(RUN) synthesize.py -m demo --text "The quick brown fox jumps over the lazy dog." --seed 1 \
+	    -o outputs/demo.wav --mel outputs/demo.png
+
+test: $(VENV)/installed-dev lint  ## ruff and all tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2
+
+lint: $(VENV)/installed-dev
+	$(VENV)/bin/ruff check .
+
+clean-demo:  ## forget the demo model and its data
+	rm -rf data/demo checkpoints/demo logs/demo outputs/demo.wav outputs/demo.png
+
+$(VENV)/bin/python:
+	$$(command -v $(PYTHON) || command -v python3) -m venv $(VENV)
+
+$(VENV)/installed: requirements.txt | $(VENV)/bin/python
+	$(PY) -m pip install -q -r requirements.txt
+	touch $@
+
+$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
+	$(PY) -m pip install -q -r requirements-dev.txt
+	touch $@
