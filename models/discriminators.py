@@ -33,7 +33,9 @@ class Discriminators(nn.Module):
 
 
 def build_discriminators(config: DiscriminatorConfig) -> Discriminators:
-    """The discriminators of the config, with random weights."""
+    """The discriminators of the config, with random weights. ValueError if it names none."""
+    if not config.periods and not config.fft_sizes:
+        raise ValueError("discriminators: give at least one of periods and fft_sizes")
     return Discriminators(config)
 
 

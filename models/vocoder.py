@@ -81,9 +81,10 @@ class MultibandISTFTGenerator(Vocoder):
         x = self.conv_pre(mel)  # (B, C, T)
         for upsample, stage in zip(self.upsamplers, self.stages, strict=True):
             x = stage(upsample(F.leaky_relu(x, LEAKY_SLOPE)))  # (B, C / 2, rate * T), ...
-        x = self.conv_post(F.leaky_relu(x, LEAKY_SLOPE))
-        log_magnitude, phase = x.view(B * self.n_bands, -1, x.shape[-1]).chunk(2, dim=1)
+        # from here in single precision: half has too few digits for a phase of many turns
         with torch.autocast(mel.device.type, enabled=False):
+            x = self.conv_post(F.leaky_relu(x.float(), LEAKY_SLOPE))
+            log_magnitude, phase = x.view(B * self.n_bands, -1, x.shape[-1]).chunk(2, dim=1)
             subbands = self.istft(polar(log_magnitude, phase)).view(B, self.n_bands, -1)
         subbands = subbands[..., self.trim : subbands.shape[-1] - self.trim]
         return VocoderOutput(self.pqmf.synthesis(subbands), subbands)
@@ -126,8 +127,9 @@ class ISTFTHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, samples)."""
-        log_magnitude, phase = self.out(x).transpose(1, 2).chunk(2, dim=1)  # (B, n_fft / 2 + 1, T)
+        # in single precision: half has too few digits for a phase of many turns
         with torch.autocast(x.device.type, enabled=False):
+            log_magnitude, phase = self.out(x.float()).transpose(1, 2).chunk(2, dim=1)  # (B, n_fft / 2 + 1, T)
             return self.istft(polar(log_magnitude, phase))
 
 
