@@ -1,6 +1,7 @@
 """From text to symbol ids: normalise, phonemise, tokenise."""
 
 from text.sentences import split_sentences
+from text.symbols import normalize_ipa
 from text.tokenizer import Frontend, build_frontend
 
-__all__ = ["Frontend", "build_frontend", "split_sentences"]
+__all__ = ["Frontend", "build_frontend", "normalize_ipa", "split_sentences"]

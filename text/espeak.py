@@ -20,10 +20,10 @@ _TONAL = {"cmn", "cmn-latn-pinyin", "yue", "hak", "vi", "vi-vn-x-central", "vi-v
 # its own mnemonics have the whole contour
 _MANDARIN_TONES = {"55": "1", "35": "2", "214": "3", "21": "3", "51": "4", "53": "4", "11": "5"}
 
-_SWITCH = re.compile(r"\([a-z]{2,3}(?:-[\w-]+)?\)")
+_SWITCH = re.compile(r"\([\w-]+\)")  # language-switch flags such as (en)
 # mnemonics that espeak-ng's data gives no IPA for come out in ASCII: retroflex dot, palatal ^, ejective ` and so on
 _ASCII = [
-    ("Ë¥", "˥"), ("Ë§", "˧"), ("Ë©", "˩"),
+    ("E\u0308¥", "˥"), ("E\u0308§", "˧"), ("E\u0308©", "˩"),  # tone letters, twice encoded
     ("s.", "ʂ"), ("z.", "ʐ"), ("t.", "ʈ"), ("d.", "ɖ"), ("n.", "ɳ"), ("l.", "ɭ"), ("r.", "ɽ"), ("i.", "ɨ"),
     ("t`", "tʼ"), ("p`", "pʼ"), ("k`", "kʼ"), ("q`", "qʼ"), ("s`", "sʼ"), ("ʃ`", "ʃʼ"),
     ('"', "\u0308"), ("#", "\u0325"), ("[", "\u032a"), ("^", "ʲ"), (":", "ː"), ("?", "ʔ"),
@@ -71,7 +71,7 @@ class Espeak:
         """The IPA of a text without marks, in the table's spelling; empty if there is nothing to speak."""
         ipa = self._wrapper.text_to_phonemes(text)
         if self._mnemonics:
-            ipa = _with_mandarin_tones(ipa, self._mnemonics(text))
+            ipa = _with_mandarin_tones(text, ipa, self._mnemonics(text))
         elif self.language in _TONAL:
             ipa = re.sub(r"ɜ(?!ː)", "3", ipa)
         ipa = _SWITCH.sub("", unicodedata.normalize("NFD", ipa.replace("_", "")))
@@ -98,13 +98,16 @@ class _Mnemonics:
         return " ".join(clause.decode() for clause in clauses)
 
 
-def _with_mandarin_tones(ipa: str, mnemonics: str) -> str:
-    """Puts the tone numbers 1 to 5 in place of the tones' first digits."""
-    native = r"(\([a-z-]+\).*?(?:\(cmn[\w-]*\)|$))"
-    contours = re.findall(r"(?<=[^\d_ |])\d+(?=[_ ]|$)", re.sub(native, " ", mnemonics))
-    parts = re.split(native, ipa)
-    tone = re.compile(r"[1-9ɜ](?=[_ ]|$)")
-    assert sum(len(tone.findall(part)) for part in parts[::2]) == len(contours), (ipa, mnemonics)
+def _with_mandarin_tones(text: str, ipa: str, mnemonics: str) -> str:
+    """Puts the tone numbers 1 to 5 in place of the tones' first digits. ValueError if the two do not match."""
+    foreign = r"(\([\w-]+\).*?(?:\(cmn[\w-]*\)|$))"
+    contour = rf"(?<=[^\d_ |])(?:{'|'.join(_MANDARIN_TONES)})(?=[_ ]|$)"
+    contours = re.findall(contour, re.sub(foreign, " ", mnemonics))
+    parts = re.split(foreign, ipa)
+    tone = re.compile(r"[1235ɜ](?=[_ ]|$)")
+    if sum(len(tone.findall(part)) for part in parts[::2]) != len(contours):
+        raise ValueError(f"the tones of {text!r} cannot be told: espeak-ng mixes other scripts with Mandarin there; "
+                         "write it in Chinese characters")
     remaining = iter(contours)
     parts[::2] = [tone.sub(lambda _: _MANDARIN_TONES[next(remaining)], part) for part in parts[::2]]
     return "".join(parts)
