@@ -116,6 +116,10 @@ class BatchStream:
             batches += np.split(part, len(part) // self.global_size)
         return [batches[i] for i in random.permutation(len(batches))]
 
+    def longest(self) -> list[Draw]:
+        """As many of the longest items as one process has in a batch."""
+        return [Draw(int(i), 0) for i in np.argsort(self.lengths)[-self.batch_size :]]
+
     def from_batch(self, number: int) -> Iterator[list[Draw]]:
         """Batches of draws from the `number`-th (counted over all epochs) on."""
         while True:

@@ -87,7 +87,8 @@ def train(config: Config, arguments) -> None:
         dataset.seconds, stage.batch_size, stage.seed, run.accelerator.process_index, run.accelerator.num_processes
     )
     batches = stream_batches(dataset, stream, collate_items, config.data.workers)
-    run.fit(batches, stream.batches_per_epoch, training_step, validate)
+    longest_batch = collate_items([dataset.draw(draw) for draw in stream.longest()])
+    run.fit(batches, stream.batches_per_epoch, longest_batch, training_step, validate)
 
 
 if __name__ == "__main__":

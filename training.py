@@ -117,7 +117,7 @@ class Run:
         self._networks = {name: network for name, network in self._networks.items() if network is not None}
         self.step = self.batches = self.skipped = self._skipped_in_row = 0
         self.best = math.inf
-        self._stop = False
+        self._stop = self._trial = False
         self._start_from(arguments)
 
         self.optimizers = {
@@ -180,6 +180,9 @@ class Run:
         """
         optimizer = self.optimizers[name]
         self.accelerator.backward(loss)
+        if self._trial:
+            optimizer.zero_grad()
+            return
         if self.accelerator.sync_gradients:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             norm = float(self.accelerator.clip_grad_norm_(parameters, self.stage.grad_clip))
@@ -206,10 +209,11 @@ class Run:
     # --- the loop -----------------------------------------------------------------------------------------------
 
     def fit(
-        self, batches: Callable[[int], Iterable], steps_per_epoch: int,
+        self, batches: Callable[[int], Iterable], steps_per_epoch: int, longest_batch: dict,
         training_step: Callable[["Run", object], dict[str, Tensor]], validate: Callable[["Run"], dict[str, float]],
     ) -> None:
-        """Trains to `max_steps`. `batches(n)` gives the endless stream of batches from the n-th on.
+        """Trains to `max_steps`. `batches(n)` gives the endless stream of batches from the n-th on; `longest_batch`
+        is tried first, so that memory that does not suffice is known at once.
 
         Saves on SIGTERM and Ctrl-C and returns. `validate` is called with the networks in eval mode and without
         gradients; its value "score" (lower is better), if it gives one, decides which checkpoint is kept as best.
@@ -217,6 +221,7 @@ class Run:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._request_stop)
         self._step_log = defaultdict(list)
+        self._measure_memory(longest_batch, training_step)
         generators = list(self._networks.values())
         stream = iter(batches(self.batches))
         bar = tqdm(total=self.max_steps, initial=self.step, unit="step", desc=self.stage_name, dynamic_ncols=True,
@@ -274,6 +279,38 @@ class Run:
         self._log_file.close()
         self._lock.release()
 
+    def _measure_memory(self, batch: dict, training_step: Callable) -> None:
+        """Logs what one step on the longest batch holds in memory; weights and random states stay as they are."""
+        held: dict[int, int] = {}
+
+        def count(tensor: Tensor) -> Tensor:
+            held[tensor.data_ptr()] = max(held.get(tensor.data_ptr(), 0), tensor.nbytes)
+            return tensor
+
+        state, self._trial = random_state(), True
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        for network in self._networks.values():
+            network.train()
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+                training_step(self, batch)
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"{self.stage_name}: one step on the longest clips does not fit into memory ({error}); lower "
+                f"train.{self.stage_name}.batch_size (and raise gradient_accumulation), use precision fp16 or bf16, "
+                "or lower data.max_seconds"
+            ) from error
+        set_random_state(state)
+        self._trial = False
+        if self.device.type == "cuda":
+            moments = sum(8 * p.numel() for net in self._networks.values() for p in net.parameters() if p.requires_grad)
+            gigabytes = (torch.cuda.max_memory_allocated() + moments) / 1e9
+        else:
+            weights = {p.data_ptr() for network in self._networks.values() for p in network.parameters()}
+            gigabytes = self._state_gigabytes + sum(size for ptr, size in held.items() if ptr not in weights) / 1e9
+        log.info("one step on the longest batch: about %.2f GB of memory in all", gigabytes)
+
     def _request_stop(self, number, _frame) -> None:
         log.info("%s: saving after this step, then stopping", signal.Signals(number).name)
         self._stop = True
@@ -309,13 +346,13 @@ class Run:
         self._writer.add_figure(name, figure, self.step)
 
     def _report(self) -> None:
-        gigabytes = 0.0
+        self._state_gigabytes = 0.0
         for name, network in self._networks.items():
             total = sum(p.numel() for p in network.parameters())
             trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-            gigabytes += state_gigabytes(network, ema=bool(self.ema) and name == "generator")
+            self._state_gigabytes += state_gigabytes(network, ema=bool(self.ema) and name == "generator")
             log.info("%s %s: %.2f M parameters, %.2f M trained", self.stage_name, name, total / 1e6, trained / 1e6)
-        log.info("weights, gradients and optimizer need %.2f GB on %s, activations come on top", gigabytes, self.device)
+        log.info("weights, gradients and optimizer: %.2f GB on %s", self._state_gigabytes, self.device)
         log.info("%s from step %d to %d, %s, logs in %s", self.stage_name, self.step, self.max_steps,
                  self.stage.precision, self.log_folder)
 
