@@ -7,12 +7,12 @@ and, under "training", what only training needs; `D` holds the discriminators an
 
 import logging
 import os
-import pickle
 import re
 import zipfile
 from pathlib import Path
 
 import torch
+from torch import nn
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +30,9 @@ def saved_steps(folder: Path) -> list[int]:
 
 def write_checkpoint(content: dict, path: Path) -> None:
     """Saves `content` under a temporary name, syncs it to disk and renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             torch.save(content, file)
             file.flush()
@@ -52,13 +52,14 @@ def read_checkpoint(path: str | Path) -> dict:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # compares every record with its CRC-32
-        if damaged:
-            raise ValueError(f"{path}: damaged (checksum of {damaged} differs); use an earlier checkpoint")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path}: truncated or not a checkpoint ({error}); use an earlier one") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path}: not a checkpoint of this project ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # a damaged file makes the readers raise anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path}: damaged or not a checkpoint of this project ({reason}); use another one") from error
+    if damaged:
+        raise ValueError(f"{path}: damaged (checksum of {damaged} differs); use an earlier checkpoint")
     if not isinstance(content, dict) or not {"stage", "step", "weights"} <= content.keys():
         raise ValueError(f"{path}: not a checkpoint of this project (no stage, step or weights)")
     return content
@@ -89,6 +90,21 @@ def require_checkpoint(folder: str | Path, command: str) -> dict:
     if found is None:
         raise ValueError(f"{folder}: no checkpoint; train one first: {command}")
     return found[0]
+
+
+def load_weights(network: nn.Module, weights: dict, source: object) -> None:
+    """Puts weights into a network. ValueError with the first few that are missing, unknown or of another shape."""
+    own = network.state_dict()
+    problems = [f"{name} is missing" for name in own if name not in weights]
+    problems += [f"{name} is unknown here" for name in weights if name not in own]
+    problems += [
+        f"{name} is {tuple(weights[name].shape)} in the file, {tuple(value.shape)} here"
+        for name, value in own.items() if name in weights and weights[name].shape != value.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ValueError(f"{source}: its weights do not fit this config: {'; '.join(problems[:3])}{more}")
+    network.load_state_dict(weights)
 
 
 def network_weights(checkpoint: dict) -> dict:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from checkpoints import network_weights, require_checkpoint
+from checkpoints import load_weights, network_weights, require_checkpoint
 from config import Config, MelCodecConfig, parse_config
 from models.codec import MelCodec
 from models.encodec import Encodec
@@ -41,10 +41,12 @@ class CodesToWave(nn.Module):
         return mel, self.vocoder(mel)
 
 
-def load_codec(config: Config, model: str, checkpoints: str | Path = "checkpoints") -> Encodec | MelCodec:
+def load_codec(config: Config, model: str | None, checkpoints: str | Path = "checkpoints") -> Encodec | MelCodec:
     """The trained codec of a config, in eval mode: pretrained EnCodec, or the newest codec checkpoint of `model`."""
     if not isinstance(config.codec, MelCodecConfig):
         return Encodec(config.codec).eval()
+    if model is None:
+        raise ValueError("a codec of kind mel is trained with a model: name the model whose it is (-m)")
     folder = Path(checkpoints) / model / "codec"
     checkpoint = require_checkpoint(folder, f"python3 train_codec.py -c CONFIG -m {model}")
     stored = parse_config(checkpoint["config"], f"the config in {folder}")
@@ -89,8 +91,5 @@ def codec_data(codec: Encodec | MelCodec) -> dict:
 
 def load_network(network: nn.Module, checkpoint: dict, source: str | Path) -> nn.Module:
     """Puts a checkpoint's weights into a network built for them, and sets it to eval mode."""
-    try:
-        network.load_state_dict(network_weights(checkpoint))
-    except RuntimeError as error:
-        raise ValueError(f"{source}: its weights do not fit the config stored with them ({error})") from error
+    load_weights(network, network_weights(checkpoint), source)
     return network.eval().requires_grad_(False)
