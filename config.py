@@ -6,11 +6,20 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _odd(size: int) -> int:
+    if size % 2 == 0:
+        raise ValueError(f"{size} is even; a kernel needs a middle")
+    return size
+
+
+Odd = Annotated[int, Field(gt=0), AfterValidator(_odd)]
 
 
 class Section(BaseModel):
@@ -124,7 +133,7 @@ class TokenDecoderConfig(Section):
 
     hidden_size: Positive = 512
     n_layers: Positive = 8
-    kernel_size: Positive = 7
+    kernel_size: Odd = 7
 
 
 class MultibandISTFTConfig(Section):
@@ -133,7 +142,7 @@ class MultibandISTFTConfig(Section):
     kind: Literal["multiband_istft"] = "multiband_istft"
     hidden_size: Positive = 512
     upsample_rates: list[Positive] = [4, 4]
-    resblock_kernel_sizes: list[Positive] = [3, 7, 11]
+    resblock_kernel_sizes: list[Odd] = [3, 7, 11]
     resblock_dilations: list[Positive] = [1, 3, 5]
     n_bands: Positive = 4
     n_fft: Positive = 16
@@ -157,8 +166,8 @@ Vocoder = Annotated[MultibandISTFTConfig | VocosConfig, Field(discriminator="kin
 class DiscriminatorConfig(Section):
     """Multi-period (HiFi-GAN) and multi-resolution spectrogram (UnivNet) discriminators."""
 
-    periods: list[Positive] = [2, 3, 5, 7, 11]
-    period_channels: list[Positive] = [32, 128, 512, 1024, 1024]
+    periods: Annotated[list[Positive], Field(min_length=1)] = [2, 3, 5, 7, 11]
+    period_channels: Annotated[list[Positive], Field(min_length=1)] = [32, 128, 512, 1024, 1024]
     fft_sizes: list[Positive] = [1024, 2048, 512]
     """Window and FFT of each spectrogram; hops are a quarter of it. Empty: multi-period alone."""
     resolution_channels: Positive = 32
@@ -206,6 +215,8 @@ class LLMStage(StageConfig):
 class VocoderStage(StageConfig):
     """train.vocoder"""
 
+    grad_clip: PositiveFloat = 1000.0
+    """Higher than elsewhere: mel is weighted 45."""
     conditioning: Literal["mel", "codes"] = "mel"
     """`mel`: the recording's own mel. `codes`: decoder and vocoder train together on what synthesis will give."""
     segment_frames: Positive = 32
@@ -248,8 +259,12 @@ class Config(Section):
                     f"give {samples} samples a frame, audio.hop_length is {self.audio.hop_length}: make them equal"
                 )
         segment_samples = self.train.vocoder.segment_frames * self.audio.hop_length
-        if segment_samples < self.audio.n_fft:
-            raise ValueError("train.vocoder.segment_frames: a segment must be at least audio.n_fft samples long")
+        shortest = max([2048, self.audio.n_fft, *self.discriminators.fft_sizes]) // 2 + 1
+        if segment_samples < shortest:
+            raise ValueError(
+                f"train.vocoder.segment_frames: {segment_samples} samples are too short for the STFTs of losses and "
+                f"discriminators, which need {shortest}: at least {-(-shortest // self.audio.hop_length)} frames"
+            )
         return self
 
 

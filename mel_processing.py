@@ -1,5 +1,9 @@
 """Audio files, STFT and mel: the only definition, used by every stage and stored in every checkpoint."""
 
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,24 +18,55 @@ from transformers.audio_utils import mel_filter_bank
 from config import AudioConfig
 
 __all__ = [
-    "AudioConfig", "frames_for", "griffin_lim", "load_audio", "log_mel", "magnitudes", "samples_for", "save_audio",
+    "AudioConfig", "frames_for", "griffin_lim", "load_audio", "log_mel", "magnitudes", "mel_filters",
+    "samples_for", "save_audio",
 ]
+
+
+class TruncatedAudio(ValueError):
+    """A file that ends before its header says."""
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
+    """The file, checked as far as its header and its structure tell."""
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            report = file.extra_info
+            data_chunk = re.search(r"^data : (\d+) \(should be (\d+)\)", report, re.MULTILINE)
+            # a wav that was written to a pipe has the largest possible size in its header, and is whole
+            cut_wav = data_chunk and int(data_chunk[2]) < 0.99 * int(data_chunk[1]) < 0x7FFF0000
+            if cut_wav or "lacks an end-of-stream" in report:
+                raise TruncatedAudio(f"{path}: truncated; copy or export it again")
+            if file.frames == 0:
+                raise ValueError(f"{path}: holds no samples")
+            if file.frames > MAX_FRAMES:
+                raise ValueError(f"{path}: its header does not say how long it is; export it again")
+            yield file
+    except (soundfile.LibsndfileError, OSError) as error:
+        reason = "no such file" if not Path(path).exists() else f"not readable as audio ({error})"
+        raise ValueError(f"{path}: {reason}") from error
+
+
+def audio_seconds(path: str | Path) -> float:
+    """Length of a recording, from its header. ValueError as of `load_audio`, as far as the header tells."""
+    with _opened(path) as file:
+        return file.frames / file.samplerate
 
 
 def load_audio(path: str | Path, sample_rate: int, start: float = 0.0, seconds: float | None = None) -> Tensor:
     """The clip as mono float32 (samples,) at `sample_rate`, or `seconds` of it from `start` (in seconds).
 
-    Channels are averaged. ValueError names the file if it is missing, unreadable, empty or not finite.
+    Channels are averaged. ValueError names the file if it is missing, unreadable, truncated, empty or not finite.
     """
-    try:
-        with soundfile.SoundFile(str(path)) as file:
-            file.seek(min(round(start * file.samplerate), file.frames))
-            count = -1 if seconds is None else round(seconds * file.samplerate)
-            samples = file.read(count, dtype="float32", always_2d=True).mean(axis=1)
-            source_rate = file.samplerate
-    except (soundfile.LibsndfileError, OSError) as error:
-        reason = "no such file" if not Path(path).exists() else f"not readable as audio ({error})"
-        raise ValueError(f"{path}: {reason}") from error
+    with _opened(path) as file:
+        file.seek(min(round(start * file.samplerate), file.frames))
+        promised = file.frames - file.tell()
+        count = promised if seconds is None else min(promised, round(seconds * file.samplerate))
+        samples = file.read(count, dtype="float32", always_2d=True).mean(axis=1)
+        source_rate = file.samplerate
+    if samples.size < 0.99 * count:
+        raise TruncatedAudio(f"{path}: truncated; copy or export it again")
     if samples.size == 0:
         raise ValueError(f"{path}: holds no samples")
     if not np.isfinite(samples).all():
@@ -41,14 +76,33 @@ def load_audio(path: str | Path, sample_rate: int, start: float = 0.0, seconds: 
     return torch.from_numpy(np.ascontiguousarray(samples))
 
 
+def audio_format(path: str | Path) -> str:
+    """libsndfile's name of the format that a file's suffix asks for; ValueError if there is none."""
+    suffix = Path(path).suffix
+    if suffix[1:].upper() not in soundfile.available_formats():
+        raise ValueError(f"{path}: cannot write {suffix or 'a file without a suffix'}; use .wav, .flac, .ogg or .mp3")
+    return suffix[1:].upper()
+
+
 def save_audio(path: str | Path, samples: Tensor, sample_rate: int) -> None:
-    """Writes (samples,) as 16-bit PCM in the format of the file's suffix; peaks over 1 are scaled down, not clipped."""
+    """Writes (samples,) in the format of the file's suffix, 16-bit where it has one, whole or not at all.
+
+    Peaks over 1 are scaled down, not clipped. ValueError if it cannot be written.
+    """
+    path, encoded = Path(path), io.BytesIO()
     samples = samples.detach().cpu().float()
     peak = samples.abs().max().item()
     if peak > 1:
         samples = samples / peak
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(str(path), samples.numpy(), sample_rate)
+    soundfile.write(encoded, samples.numpy(), sample_rate, format=audio_format(path))
+    temporary = path.with_name(f".unfinished_{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(encoded.getvalue())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ValueError(f"{path}: cannot be written ({error}); free disk space or mend the rights") from error
 
 
 @lru_cache
@@ -57,7 +111,7 @@ def _window(win_length: int, device: torch.device) -> Tensor:
 
 
 @lru_cache
-def _filters(config: AudioConfig, device: torch.device) -> Tensor:
+def mel_filters(config: AudioConfig, device: torch.device) -> Tensor:
     """Triangular mel filters (n_mels, n_fft / 2 + 1)."""
     filters = mel_filter_bank(
         num_frequency_bins=config.n_fft // 2 + 1, num_mel_filters=config.n_mels, sampling_rate=config.sample_rate,
@@ -67,19 +121,25 @@ def _filters(config: AudioConfig, device: torch.device) -> Tensor:
     return torch.from_numpy(filters.T).float().to(device)
 
 
+def _edge(n_fft: int, hop_length: int, padding: str) -> int:
+    """Samples of padding on each side."""
+    return n_fft // 2 if padding == "center" else (n_fft - hop_length) // 2
+
+
+def _stft(wave: Tensor, n_fft: int, hop_length: int, win_length: int, padding: str) -> Tensor:
+    edge = _edge(n_fft, hop_length, padding)
+    mode = "reflect" if wave.shape[-1] > edge else "replicate"
+    wave = F.pad(wave.float().unsqueeze(1), (edge, edge), mode=mode).squeeze(1)
+    window = _window(win_length, wave.device)
+    return torch.stft(wave, n_fft, hop_length, win_length, window, center=False, return_complex=True)
+
+
 def magnitudes(wave: Tensor, n_fft: int, hop_length: int, win_length: int, padding: str = "center") -> Tensor:
     """STFT magnitudes (B, n_fft / 2 + 1, frames) of (B, samples), Hann window, reflection at the ends.
 
     `same` pads (n_fft - hop_length) / 2 on each side, so that frames = samples // hop_length.
     """
-    if padding == "same":
-        edge = (n_fft - hop_length) // 2
-        mode = "reflect" if wave.shape[-1] > edge else "replicate"
-        wave = F.pad(wave.unsqueeze(1), (edge, edge), mode=mode).squeeze(1)
-    spectrum = torch.stft(
-        wave.float(), n_fft, hop_length, win_length, _window(win_length, wave.device),
-        center=padding == "center", pad_mode="reflect", return_complex=True,
-    )
+    spectrum = _stft(wave, n_fft, hop_length, win_length, padding)
     # the root has no finite slope at 0, where digital silence is
     return torch.sqrt(torch.clamp(spectrum.real.square() + spectrum.imag.square(), min=1e-12))
 
@@ -88,7 +148,7 @@ def log_mel(wave: Tensor, config: AudioConfig) -> Tensor:
     """Natural-log mel magnitudes (B, n_mels, frames) of (B, samples); the autocast precision is never used here."""
     with torch.autocast(wave.device.type, enabled=False):
         spectrum = magnitudes(wave, config.n_fft, config.hop_length, config.win_length, config.padding)
-        return torch.log(torch.clamp(_filters(config, wave.device) @ spectrum, min=config.floor))
+        return torch.log(torch.clamp(mel_filters(config, wave.device) @ spectrum, min=config.floor))
 
 
 def frames_for(samples: int, config: AudioConfig) -> int:
@@ -102,23 +162,33 @@ def samples_for(frames: int, config: AudioConfig) -> int:
 
 
 def griffin_lim(mel: Tensor, config: AudioConfig, iterations: int = 32) -> Tensor:
-    """A wave (B, samples) for log-mel (B, n_mels, frames), without any vocoder (fast Griffin-Lim, momentum 0.99).
+    """A wave (B, samples_for(frames)) for log-mel (B, n_mels, frames), without any vocoder (fast Griffin-Lim).
 
-    For listening to a mel decoder before a vocoder is trained (Perraudin et al. 2013).
+    For listening to a mel decoder before a vocoder is trained (Perraudin et al. 2013, momentum 0.99).
     """
-    filters = _filters(config, mel.device)
-    magnitude = (torch.linalg.pinv(filters) @ mel.exp()).clamp(min=1e-5)
-    window = _window(config.win_length, mel.device)
-    stft = {"n_fft": config.n_fft, "hop_length": config.hop_length, "win_length": config.win_length, "window": window}
+    magnitude = (torch.linalg.pinv(mel_filters(config, mel.device)) @ mel.exp()).clamp(min=1e-5)
     generator = torch.Generator(mel.device).manual_seed(0)
     phase = 2 * torch.pi * torch.rand(magnitude.shape, generator=generator, device=mel.device)
     angles = torch.polar(torch.ones_like(magnitude), phase)
     previous = torch.zeros_like(angles)
     for _ in range(iterations):
-        wave = torch.istft(magnitude * angles, **stft)
-        rebuilt = torch.stft(wave, **stft, return_complex=True)[..., : magnitude.shape[-1]]
-        rebuilt = F.pad(rebuilt, (0, magnitude.shape[-1] - rebuilt.shape[-1]))
+        wave = _istft(magnitude * angles, config)
+        rebuilt = _stft(wave, config.n_fft, config.hop_length, config.win_length, config.padding)
         angles = rebuilt - 0.99 / 1.99 * previous
         angles = angles / (angles.abs() + 1e-9)
         previous = rebuilt
-    return torch.istft(magnitude * angles, **stft)
+    return _istft(magnitude * angles, config)
+
+
+def _istft(spectrum: Tensor, config: AudioConfig) -> Tensor:
+    """The least-squares inverse of `_stft`: (B, n_fft / 2 + 1, frames) -> (B, samples_for(frames))."""
+    n_fft, hop_length, frames = config.n_fft, config.hop_length, spectrum.shape[-1]
+    left = (n_fft - config.win_length) // 2
+    window = F.pad(_window(config.win_length, spectrum.device), (left, n_fft - config.win_length - left))
+    pieces = torch.fft.irfft(spectrum, n_fft, dim=1) * window.unsqueeze(1)
+    padded = (1, (frames - 1) * hop_length + n_fft)
+    fold = {"output_size": padded, "kernel_size": (1, n_fft), "stride": (1, hop_length)}
+    wave = F.fold(pieces, **fold).flatten(1)
+    weight = F.fold(window.square().unsqueeze(1).repeat(1, frames), **fold).flatten()
+    inside = slice(_edge(n_fft, hop_length, config.padding), padded[1] - _edge(n_fft, hop_length, config.padding))
+    return wave[:, inside] / weight[inside].clamp(min=1e-8)

@@ -163,7 +163,7 @@ def load_published_vocos(vocoder: Vocos, state_dict: dict[str, Tensor]) -> None:
     window = torch.hann_window(vocoder.audio.win_length)
     constants = {
         "feature_extractor.mel_spec.spectrogram.window": window,
-        "feature_extractor.mel_spec.mel_scale.fb": mel_processing._filters(vocoder.audio, torch.device("cpu")).T,
+        "feature_extractor.mel_spec.mel_scale.fb": mel_processing.mel_filters(vocoder.audio, torch.device("cpu")).T,
         "head.istft.window": window,
     }
     for name, expected in constants.items():

@@ -174,7 +174,7 @@ def published_vocos(config: VocosConfig, audio: AudioConfig) -> dict[str, torch.
     return {name: torch.randn(shape) for name, shape in shapes.items()} | {
         "head.istft.window": window,
         "feature_extractor.mel_spec.spectrogram.window": window,
-        "feature_extractor.mel_spec.mel_scale.fb": mel_processing._filters(audio, torch.device("cpu")).T,
+        "feature_extractor.mel_spec.mel_scale.fb": mel_processing.mel_filters(audio, torch.device("cpu")).T,
     }
 
 
