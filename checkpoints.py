@@ -40,7 +40,8 @@ def write_checkpoint(content: dict, path: Path) -> None:
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
         # torch reports a full disk as a RuntimeError of its zip writer
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():
+            temporary.unlink()
         raise ValueError(f"{path}: could not be saved ({error}); free disk space, then resume") from error
 
 

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from mel_processing import AudioConfig, load_audio
+from mel_processing import AudioConfig, audio_seconds, load_audio
 
 DEFAULT_SPEAKER = "default"
 DEFAULT_LANGUAGE = "und"  # ISO 639: undetermined
@@ -35,7 +34,7 @@ def read_filelist(path: str | Path, needs_text: bool = True) -> list[Clip]:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such filelist") from error
     except UnicodeDecodeError as error:
@@ -173,7 +172,7 @@ class WaveSegments(Dataset):
         self.clips, self.audio, self.n_frames = clips, audio, segment_frames
         self.speakers = {name: i for i, name in enumerate(speakers)}
         self.codes, self.codes_per_frame, self.context = codes, code_frame_rate / audio.frame_rate, context
-        self.seconds = [clip_seconds(clip.path) for clip in clips]
+        self.seconds = [audio_seconds(clip.path) for clip in clips]
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -239,10 +238,3 @@ def collate_items(items: Sequence[dict]) -> dict:
         batch[f"{key}_lengths"] = lengths
     return batch
 
-
-def clip_seconds(path: str | Path) -> float:
-    """Length of a recording from its header. ValueError names a missing or unreadable file."""
-    try:
-        return soundfile.info(str(path)).duration
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise ValueError(f"{path}: missing or not readable as audio ({error})") from error

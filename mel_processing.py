@@ -18,9 +18,11 @@ from transformers.audio_utils import mel_filter_bank
 from config import AudioConfig
 
 __all__ = [
-    "AudioConfig", "frames_for", "griffin_lim", "load_audio", "log_mel", "magnitudes", "mel_filters",
-    "samples_for", "save_audio",
+    "AudioConfig", "TruncatedAudio", "audio_format", "audio_seconds", "frames_for", "griffin_lim", "load_audio",
+    "log_mel", "magnitudes", "mel_filters", "samples_for", "save_audio",
 ]
+
+MAX_FRAMES = 2**40  # libsndfile's "unknown" is far beyond
 
 
 class TruncatedAudio(ValueError):
@@ -101,7 +103,8 @@ def save_audio(path: str | Path, samples: Tensor, sample_rate: int) -> None:
         temporary.write_bytes(encoded.getvalue())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():
+            temporary.unlink()
         raise ValueError(f"{path}: cannot be written ({error}); free disk space or mend the rights") from error
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 import cli
 from codes_cache import load_codes
 from config import AudioConfig, Config, load_config
-from data_utils import BatchStream, Clip, WaveSegments, clip_seconds, collate_items, read_filelist, stream_batches
+from data_utils import BatchStream, Clip, WaveSegments, collate_items, read_filelist, stream_batches
 from losses import (
     adversarial_loss_discriminator,
     adversarial_loss_generator,
@@ -29,7 +29,7 @@ from losses import (
     subband_stft_loss,
     weighted_sum,
 )
-from mel_processing import frames_for, log_mel
+from mel_processing import audio_seconds, frames_for, log_mel
 from models import CodesToWave, build_wave_generator, codec_data, load_codec
 from models.codec import MelCodec
 from models.discriminators import build_discriminators
@@ -143,7 +143,7 @@ def train(config: Config, arguments) -> None:
         for i in range(len(validation_set)):
             batch = to_device(collate_items([validation_set.segment(i, 0)]))
             # silence after the end of a short clip would flatter the figure
-            samples = min(int(clip_seconds(held_out[i].path) * audio.sample_rate), batch["wave"].shape[1])
+            samples = min(int(audio_seconds(held_out[i].path) * audio.sample_rate), batch["wave"].shape[1])
             frames = max(1, frames_for(samples, audio) - 2)
             mel = log_mel(batch["wave"], audio)
             decoded_mel, output = generate(network, batch, mel)

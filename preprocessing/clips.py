@@ -1,7 +1,6 @@
 """One recording -> clean clips: checked, trimmed, split, levelled."""
 
 import math
-import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +11,7 @@ import soundfile
 import torch
 
 from config import AudioConfig
-from mel_processing import load_audio, save_audio
+from mel_processing import TruncatedAudio, load_audio, save_audio
 from preprocessing.recordings import Recording
 from preprocessing.speech import find_speech, split_at_pauses, with_margins
 
@@ -66,12 +65,11 @@ def process(recording: Recording, key: str, options: Options, clips_folder: Path
         samples = load_audio(recording.path, options.sample_rate).numpy()
     except ValueError as error:
         reason = "unreadable" if recording.path.is_file() else "missing"
+        reason = "truncated" if isinstance(error, TruncatedAudio) else reason
         return _reject(outcome, reason, str(error).removeprefix(f"{recording.path}: "))
     info = soundfile.info(str(recording.path))
     seconds = len(samples) / options.sample_rate
     outcome.sample_rate, outcome.channels, outcome.seconds = info.samplerate, info.channels, seconds
-    if missing := _missing_seconds(info, seconds):
-        return _reject(outcome, "truncated", f"ends {missing:.2f} s before its header says; copy it again")
     if info.samplerate < options.min_sample_rate:
         return _reject(outcome, "low sample rate", f"{info.samplerate} Hz, under --min-sample-rate "
                                                    f"{options.min_sample_rate}")
@@ -103,16 +101,6 @@ def process(recording: Recording, key: str, options: Options, clips_folder: Path
 def _reject(outcome: Outcome, reason: str, detail: str) -> Outcome:
     outcome.rejected.append((reason, detail))
     return outcome
-
-
-def _missing_seconds(info, seconds: float) -> float:
-    """How much shorter the file is than its header says, or 0 for next to nothing."""
-    missing = info.frames / info.samplerate - seconds
-    # of a cut wav, libsndfile tells so in its log alone
-    declared = re.search(r"data\s*: (\d+) \(should be (\d+)\)", info.extra_info)
-    if declared and int(declared[1]) < 0xFFFFF000:  # a streaming writer leaves a huge number there
-        missing = seconds * (int(declared[1]) / int(declared[2]) - 1)
-    return missing if missing > 0.05 else 0.0
 
 
 @lru_cache
@@ -149,13 +137,7 @@ def _write_clip(
     wanted = 10 ** ((options.loudness - before) / 20)
     gain = min(wanted, PEAK_LIMIT / float(np.abs(clip).max()))
     name = recording.name + ("" if number is None else f"_{number:04d}") + ".flac"
-    path, temporary = clips_folder / name, clips_folder / f".unfinished_{name}"
-    try:
-        save_audio(temporary, torch.from_numpy(clip * gain), rate)
-        temporary.replace(path)
-    except (OSError, soundfile.LibsndfileError) as error:
-        temporary.unlink(missing_ok=True)
-        raise ValueError(f"{path}: cannot be written ({error}); free some disk space and run again") from error
+    save_audio(clips_folder / name, torch.from_numpy(clip * gain), rate)
     outcome.clips.append({
         "name": name, "seconds": round(seconds, 3), "loudness_before": round(before, 2),
         "loudness_after": round(before + 20 * math.log10(gain), 2), "peak_limited": gain < wanted,

@@ -163,6 +163,12 @@ def test_a_full_disk_leaves_the_checkpoints_that_are_there(tmp_path, monkeypatch
     assert (tmp_path / "G_step1.pth").read_bytes() == before
 
 
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "folder").write_text("a file")
+    with pytest.raises(ValueError, match=r"G_step1\.pth: could not be saved"):
+        save(tmp_path / "folder", 1)
+
+
 def test_the_moving_average_speaks():
     assert network_weights({"weights": {"w": 1}, "ema": {"w": 2}}) == {"w": 2}
     assert network_weights({"weights": {"w": 1}, "ema": None}) == {"w": 1}
