@@ -52,8 +52,9 @@ class AudioConfig(Section):
             raise ValueError(f"win_length {self.win_length} is longer than n_fft {self.n_fft}")
         if (self.n_fft - self.hop_length) % 2:
             raise ValueError("n_fft - hop_length must be even")
-        if self.f_max is not None and not self.f_min < self.f_max <= self.sample_rate / 2:
-            raise ValueError(f"f_max {self.f_max} must lie between f_min and half the sample rate")
+        if not self.f_min < (self.f_max or self.sample_rate / 2) <= self.sample_rate / 2:
+            raise ValueError(f"f_min {self.f_min:g} must be under f_max {self.f_max or self.sample_rate / 2:g}, and that "
+                             "within half the sample rate")
         return self
 
     @property
@@ -80,6 +81,12 @@ class DataConfig(Section):
     min_seconds: PositiveFloat = 0.4
     max_seconds: PositiveFloat = 12.0
     workers: Annotated[int, Field(ge=0)] = 2
+
+    @model_validator(mode="after")
+    def check(self):
+        if self.min_seconds >= self.max_seconds:
+            raise ValueError(f"min_seconds {self.min_seconds:g} must be under max_seconds {self.max_seconds:g}")
+        return self
 
 
 class EncodecConfig(Section):
@@ -273,8 +280,8 @@ def load_config(path: str | Path) -> Config:
     path = Path(path)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such config file") from error
+    except OSError as error:
+        raise ValueError(f"{path}: no such config file ({error.strerror})") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from error
     return parse_config(values, str(path))
