@@ -53,8 +53,8 @@ class AudioConfig(Section):
         if (self.n_fft - self.hop_length) % 2:
             raise ValueError("n_fft - hop_length must be even")
         if not self.f_min < (self.f_max or self.sample_rate / 2) <= self.sample_rate / 2:
-            raise ValueError(f"f_min {self.f_min:g} must be under f_max {self.f_max or self.sample_rate / 2:g}, and that "
-                             "within half the sample rate")
+            highest = self.f_max or self.sample_rate / 2
+            raise ValueError(f"f_min {self.f_min:g} must be under f_max {highest:g}, which half the sample rate bounds")
         return self
 
     @property
