@@ -1,0 +1,53 @@
+"""Draws the loss curves of a model's stages from their TensorBoard logs.
+
+    python3 plot_curves.py -m my_model -o docs/curves.png
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import cli
+from plotting import curves_figure, save_figure
+
+log = logging.getLogger(__name__)
+
+NOT_LOSSES = ("gradient_norm", "learning_rate", "steps_per_second", "perplexity", "usage", "score")
+
+
+def read_curves(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
+    """Every scalar under a log folder: name -> (steps, values); of a repeated step, the later."""
+    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    accumulator.Reload()
+    curves = {}
+    for tag in accumulator.Tags()["scalars"]:
+        by_step = {event.step: event.value for event in accumulator.Scalars(tag)}
+        steps = sorted(by_step)
+        curves[tag] = steps, [by_step[step] for step in steps]
+    return curves
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("-m", "--model", required=True)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="PNG")
+    parser.add_argument("--all", action="store_true", help="also learning rate, gradient norms, code usage, speed")
+    options = parser.parse_args()
+
+    folder = Path("logs") / options.model
+    curves = {
+        f"{stage.name}: {tag}": curve
+        for stage in sorted(folder.glob("*"))
+        for tag, curve in read_curves(stage).items()
+        if options.all or not any(part in tag for part in NOT_LOSSES)
+    }
+    if not curves:
+        raise ValueError(f"{folder}: no TensorBoard logs there; train a stage of this model first")
+    save_figure(curves_figure(curves), options.output)
+    log.info("%s: %d curves", options.output, len(curves))
+
+
+if __name__ == "__main__":
+    cli.run(main)
