@@ -1,6 +1,8 @@
 """Filelists, and what turns them into batches."""
 
+import logging
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from config import DataConfig
 from mel_processing import AudioConfig, audio_seconds, load_audio
+
+log = logging.getLogger(__name__)
 
 DEFAULT_SPEAKER = "default"
 DEFAULT_LANGUAGE = "und"  # ISO 639: undetermined
@@ -80,6 +85,28 @@ def write_filelist(path: str | Path, clips: Iterable[Clip]) -> None:
     temporary.replace(path)
 
 
+def clips_of_length(clips: Sequence[Clip], data: DataConfig, filelist: str) -> list[Clip]:
+    """The clips of `min_seconds` to `max_seconds`; the others are counted in the log.
+
+    ValueError names a clip that is missing or damaged as far as its header tells, or says that none is left.
+    """
+    kept = [clip for clip in clips if data.min_seconds <= audio_seconds(clip.path) <= data.max_seconds]
+    limits = f"data.min_seconds {data.min_seconds:g} to data.max_seconds {data.max_seconds:g}"
+    if not kept:
+        raise ValueError(f"{filelist}: none of {len(clips)} clips lies within {limits}")
+    if len(kept) < len(clips):
+        log.warning("%s: %d of %d clips left out, not within %s", filelist, len(clips) - len(kept), len(clips), limits)
+    return kept
+
+
+def check_known(names: Iterable[str], known: Sequence[str], what: str) -> None:
+    """ValueError if validation clips have a speaker or language (`what`) that no training clip has."""
+    strangers = sorted(set(names) - set(known))
+    if strangers:
+        raise ValueError(f"{what} {', '.join(map(repr, strangers))} of the validation clips is not in training, which "
+                         f"has {', '.join(known)}: leave those clips out of data.validation_filelist")
+
+
 @dataclass(frozen=True)
 class Draw:
     """Which item of a dataset, and the seed of its random choices: the same in any worker, after any resume."""
@@ -130,24 +157,43 @@ class BatchStream:
 
 
 def stream_batches(dataset: Dataset, stream: BatchStream, collate: Callable, workers: int) -> Callable[[int], Iterable]:
-    """What `Run.fit` takes: a function from the number of batches done to the batches that follow."""
+    """What `Run.fit` takes: a function from the number of batches done to the batches that follow.
 
-    def batches(done: int) -> DataLoader:
-        return DataLoader(
-            _Draws(dataset), batch_sampler=_Resumed(stream, done), collate_fn=collate, num_workers=workers,
+    These raise ValueError for a clip that cannot be read, whichever process has met it.
+    """
+
+    def batches(done: int) -> Iterator[dict]:
+        loader = DataLoader(
+            _Batches(dataset, collate), sampler=_Resumed(stream, done), batch_size=None, num_workers=workers,
+            # its own, so that the random state of training is the same with and without a resume
+            generator=torch.Generator(), worker_init_fn=_leave_signals_to_the_main_process,
         )
+        for batch in loader:
+            if isinstance(batch, ValueError):
+                raise batch
+            yield batch
 
     return batches
 
 
-class _Draws(Dataset):
-    """What DataLoader indexes: a dataset's `draw`."""
+class _Batches(Dataset):
+    """What DataLoader indexes with lists of draws. A clip's ValueError is handed on, since DataLoader would bury its
+    sentence in a traceback."""
 
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset, collate: Callable):
+        self.dataset, self.collate = dataset, collate
 
-    def __getitem__(self, draw: Draw):
-        return self.dataset.draw(draw)
+    def __getitem__(self, draws: list[Draw]) -> dict | ValueError:
+        try:
+            return self.collate([self.dataset.draw(draw) for draw in draws])
+        except ValueError as error:
+            return error
+
+
+def _leave_signals_to_the_main_process(_worker: int) -> None:
+    # a terminal or a job scheduler sends them to all; the run needs its workers until it has saved
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Resumed(Sampler):
