@@ -125,6 +125,8 @@ def preprocess(
     """Does what the command line does; returns the report. ValueError if no clip is left."""
     if not 0 <= validation_fraction < 1:
         raise ValueError(f"--validation-fraction {validation_fraction:g} must be at least 0 and less than 1")
+    if jobs < 1:
+        raise ValueError(f"--jobs {jobs} must be at least 1")
     filelists = [out / name for name in ("filelist.txt", "train.txt", "validation.txt")]
     if source.resolve() in [filelist.resolve() for filelist in filelists]:
         raise ValueError(f"{source}: would be overwritten by its result; give another -o")
