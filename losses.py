@@ -1,9 +1,12 @@
-"""Losses of the vocoder and decoder stages: pure functions that return a scalar, and their weighted sum."""
+"""Losses of every stage: pure functions that return a scalar or `{name: scalar}`, and their weighted sum."""
+
+from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from mel_processing import magnitudes
+from mel_processing import AudioConfig, log_mel, magnitudes
 
 Resolutions = tuple[tuple[int, int, int], ...]
 """(n_fft, hop_length, win_length) of each STFT, in samples."""
@@ -16,6 +19,11 @@ SUBBAND_RESOLUTIONS: Resolutions = ((256, 30, 150), (512, 60, 300), (128, 10, 60
 MAGNITUDE_FLOOR = 1e-7**0.5
 
 
+def token_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy in nats of logits (B, K, S, V) and targets (B, K, S), over all but the targets -100."""
+    return F.cross_entropy(logits.flatten(0, 2).float(), targets.flatten(), ignore_index=-100)
+
+
 def mel_l1(mel_a: Tensor, mel_b: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean absolute difference of log-mels (B, n_mels, T); with `mask` (B, 1, T), over its frames only."""
     difference = (mel_a.float() - mel_b.float()).abs()
@@ -23,6 +31,11 @@ def mel_l1(mel_a: Tensor, mel_b: Tensor, mask: Tensor | None = None) -> Tensor:
         return difference.mean()
     mask = mask.to(difference.dtype)
     return (difference * mask).sum() / (mask.sum() * difference.shape[1]).clamp(min=1)
+
+
+def codec_losses(rebuilt: Tensor, mel: Tensor) -> dict[str, Tensor]:
+    """`mel`: L1 of log-mels (B, n_mels, T); `mel_delta`: L1 of their differences in time."""
+    return {"mel": mel_l1(rebuilt, mel), "mel_delta": mel_l1(rebuilt.diff(dim=2), mel.diff(dim=2))}
 
 
 def adversarial_loss_generator(fake_outputs: list[Tensor]) -> Tensor:
@@ -76,6 +89,38 @@ def subband_stft_loss(
 ) -> Tensor:
     """`multi_resolution_stft_loss` of PQMF sub-bands (B, n_bands, samples), at resolutions made for their rate."""
     return multi_resolution_stft_loss(fake_subbands.flatten(0, 1), real_subbands.flatten(0, 1), resolutions)
+
+
+def reconstruction_losses(
+    fake: Tensor, real: Tensor, mel: Tensor, audio: AudioConfig, *, fake_subbands: Tensor | None = None,
+    real_subbands: Tensor | None = None, decoded_mel: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Everything but the adversarial part, of waves (B, samples) and the real one's log-mel (B, n_mels, T): `mel` and
+    `stft`, `subband_stft` where there are sub-bands, `decoder_mel` where a decoder made the mel."""
+    losses = {"mel": mel_l1(log_mel(fake, audio), mel), "stft": multi_resolution_stft_loss(fake, real)}
+    if fake_subbands is not None:
+        losses["subband_stft"] = subband_stft_loss(fake_subbands, real_subbands)
+    if decoded_mel is not None:
+        losses["decoder_mel"] = mel_l1(decoded_mel, mel)
+    return losses
+
+
+def discriminator_loss(discriminator: Callable, fake: Tensor, real: Tensor) -> Tensor:
+    """`adversarial_loss_discriminator` of waves (B, samples); no gradient reaches what made `fake`."""
+    real_outputs, _ = discriminator(real)
+    fake_outputs, _ = discriminator(fake.detach())
+    return adversarial_loss_discriminator(real_outputs, fake_outputs)
+
+
+def generator_losses(discriminator: Callable, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
+    """`adversarial` and `feature_matching` of waves (B, samples), for the network that made `fake`."""
+    with torch.no_grad():
+        _, real_features = discriminator(real)
+    fake_outputs, fake_features = discriminator(fake)
+    return {
+        "adversarial": adversarial_loss_generator(fake_outputs),
+        "feature_matching": feature_matching_loss(real_features, fake_features),
+    }
 
 
 def weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:

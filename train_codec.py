@@ -12,7 +12,7 @@ from torch import Tensor
 import cli
 from config import Config, MelCodecConfig, load_config
 from data_utils import BatchStream, WaveSegments, collate_items, read_filelist, stream_batches
-from losses import mel_l1, weighted_sum
+from losses import codec_losses, weighted_sum
 from mel_processing import griffin_lim, load_audio, log_mel
 from models.codec import MelCodec
 from models.layers.fsq import perplexity
@@ -20,13 +20,6 @@ from plotting import mel_figure
 from training import Run, stage_arguments
 
 VALIDATION_CLIPS = 16
-
-
-def codec_losses(codec: torch.nn.Module, mel: Tensor, speaker: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Log-mel L1 and the L1 of its difference in time, and the codes."""
-    output = codec(mel, speaker)
-    difference = mel_l1(output.mel.diff(dim=2), mel.diff(dim=2))
-    return {"mel": mel_l1(output.mel, mel), "mel_delta": difference}, output.codes
 
 
 def main() -> None:
@@ -58,7 +51,8 @@ def train(config: Config, arguments) -> None:
     def training_step(run: Run, batch: dict) -> dict[str, Tensor]:
         mel = log_mel(batch["wave"].to(run.device), audio)
         frames = mel.shape[2] // config.codec.stride * config.codec.stride
-        losses, _ = codec_losses(run.generator, mel[:, :, :frames], batch["speaker"].to(run.device))
+        mel = mel[:, :, :frames]
+        losses = codec_losses(run.generator(mel, batch["speaker"].to(run.device)).mel, mel)
         run.update("generator", weighted_sum(losses, stage.loss_weights))
         return losses
 

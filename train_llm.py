@@ -9,14 +9,13 @@ import logging
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import cli
 from codes_cache import load_codes
 from config import Config, load_config
 from data_utils import BatchStream, CodeSequences, collate_items, stream_batches
-from losses import weighted_sum
+from losses import token_cross_entropy, weighted_sum
 from models import build_token_lm, codec_data, load_codec
 from models.token_lm import TokenLM
 from text import build_frontend
@@ -33,9 +32,8 @@ def lm_losses(lm: torch.nn.Module, batch: dict) -> tuple[dict[str, Tensor], Tens
         batch["text"], batch["text_lengths"], batch["codes"], batch["codes_lengths"], batch["speaker"],
         batch["language"],
     )
-    loss = F.cross_entropy(logits.flatten(0, 2).float(), targets.flatten(), ignore_index=-100)
     right = (logits.argmax(-1) == targets)[targets != -100].float().mean()
-    return {"llm": loss}, right
+    return {"llm": token_cross_entropy(logits, targets)}, right
 
 
 def fitting(rows, lm: TokenLM, encode: Callable[[str], list[int]], name: str):

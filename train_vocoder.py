@@ -18,49 +18,18 @@ from torch import Tensor
 
 import cli
 from codes_cache import load_codes
-from config import AudioConfig, Config, load_config
+from config import Config, load_config
 from data_utils import BatchStream, Clip, WaveSegments, collate_items, read_filelist, stream_batches
-from losses import (
-    adversarial_loss_discriminator,
-    adversarial_loss_generator,
-    feature_matching_loss,
-    mel_l1,
-    multi_resolution_stft_loss,
-    subband_stft_loss,
-    weighted_sum,
-)
+from losses import discriminator_loss, generator_losses, reconstruction_losses, weighted_sum
 from mel_processing import audio_seconds, frames_for, log_mel
-from models import CodesToWave, build_wave_generator, codec_data, load_codec
+from models import build_wave_generator, codec_data, generate_wave, load_codec
 from models.codec import MelCodec
 from models.discriminators import build_discriminators
-from models.vocoder import VocoderOutput
 from plotting import mel_figure
 from training import Run, stage_arguments
 
 VALIDATION_CLIPS = 16
 VALIDATION_SECONDS = 3.0
-
-
-def generate(generator: torch.nn.Module, batch: dict, mel: Tensor):
-    """The generator's mel and vocoder output for a batch, from its codes where it has them, else from `mel`."""
-    if "codes" not in batch:
-        return generator(mel)
-    return generator(batch["codes"], batch["code_length"], batch["speaker"], batch["start"], mel.shape[2])
-
-
-def reconstruction_losses(
-    network: torch.nn.Module, decoded_mel: Tensor, output: VocoderOutput, wave: Tensor, mel: Tensor, audio: AudioConfig
-) -> dict[str, Tensor]:
-    """Everything but the adversarial part: mel L1, STFT losses, and the decoder's own mel L1 where there is one."""
-    losses = {
-        "mel": mel_l1(log_mel(output.wave, audio), mel),
-        "stft": multi_resolution_stft_loss(output.wave, wave[:, : output.wave.shape[1]]),
-    }
-    if output.subbands is not None:
-        losses["subband_stft"] = subband_stft_loss(output.subbands, network.vocoder.analysis(wave))
-    if isinstance(network, CodesToWave):
-        losses["decoder_mel"] = mel_l1(decoded_mel, mel)
-    return losses
 
 
 def main() -> None:
@@ -117,26 +86,22 @@ def train(config: Config, arguments) -> None:
         batch = to_device(batch)
         wave = batch["wave"]
         mel = log_mel(wave, audio)
-        decoded_mel, output = generate(run.generator, batch, mel)
+        decoded_mel, output = generate_wave(run.generator, batch, mel)
         wave = wave[:, : output.wave.shape[1]]
-        losses = reconstruction_losses(run.unwrapped(), decoded_mel, output, wave, mel, audio)
+        losses = reconstruction_losses(
+            output.wave, wave, mel, audio, fake_subbands=output.subbands,
+            real_subbands=run.unwrapped().vocoder.analysis(wave), decoded_mel=decoded_mel,
+        )
         if run.step < stage.adversarial_start:
             run.update("generator", weighted_sum(losses, {n: w for n, w in weights.items() if n not in adversarial}))
             return losses
 
-        real_outputs, _ = run.discriminator(wave)
-        fake_outputs, _ = run.discriminator(output.wave.detach())
-        discriminator_loss = adversarial_loss_discriminator(real_outputs, fake_outputs)
-        run.update("discriminator", discriminator_loss)
-
+        loss = discriminator_loss(run.discriminator, output.wave, wave)
+        run.update("discriminator", loss)
         with run.frozen("discriminator") as discriminator:
-            with torch.no_grad():
-                _, real_features = discriminator(wave)
-            fake_outputs, fake_features = discriminator(output.wave)
-            losses["adversarial"] = adversarial_loss_generator(fake_outputs)
-            losses["feature_matching"] = feature_matching_loss(real_features, fake_features)
+            losses |= generator_losses(discriminator, output.wave, wave)
             run.update("generator", weighted_sum(losses, weights))
-        return losses | {"discriminator": discriminator_loss}
+        return losses | {"discriminator": loss}
 
     def validate(run: Run) -> dict[str, float]:
         network, errors = run.validation_network(), []
@@ -146,13 +111,13 @@ def train(config: Config, arguments) -> None:
             samples = min(int(audio_seconds(held_out[i].path) * audio.sample_rate), batch["wave"].shape[1])
             frames = max(1, frames_for(samples, audio) - 2)
             mel = log_mel(batch["wave"], audio)
-            decoded_mel, output = generate(network, batch, mel)
+            decoded_mel, output = generate_wave(network, batch, mel)
             made = log_mel(output.wave, audio)
             errors.append(F.l1_loss(made[..., :frames], mel[..., :frames]))
             if i == 0:
-                pictures = {"recording": mel[0], "decoder": decoded_mel[0], "generated wave": made[0]}
-                if codec is None:
-                    del pictures["decoder"]
+                pictures = {"recording": mel[0], "generated wave": made[0]}
+                if decoded_mel is not None:
+                    pictures["decoder"] = decoded_mel[0]
                 run.log_figure("mel", mel_figure(pictures))
                 run.log_audio("generated", output.wave[0, :samples], audio.sample_rate)
                 if run.step == 0:

@@ -12,7 +12,7 @@ import random
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -118,6 +118,7 @@ class Run:
         self.step = self.batches = self.skipped = self._skipped_in_row = 0
         self.best = math.inf
         self._stop = self._trial = False
+        self._step_log: dict[str, list] = defaultdict(list)
         self._start_from(arguments)
 
         self.optimizers = {
@@ -220,9 +221,7 @@ class Run:
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._request_stop)
-        self._step_log = defaultdict(list)
         self._measure_memory(longest_batch, training_step)
-        generators = list(self._networks.values())
         stream = iter(batches(self.batches))
         bar = tqdm(total=self.max_steps, initial=self.step, unit="step", desc=self.stage_name, dynamic_ncols=True,
                    disable=not self.accelerator.is_main_process)
@@ -231,18 +230,8 @@ class Run:
         started, started_step = time.perf_counter(), self.step
         while self.step < self.max_steps and not self._stop:
             self._set_learning_rate(steps_per_epoch)
-            for network in generators:
-                network.train()
-            for _ in range(self.stage.gradient_accumulation):
-                batch = next(stream)
-                with self.accelerator.accumulate(*generators):
-                    for name, value in training_step(self, batch).items():
-                        self._step_log[name].append(value.detach())
-                self.batches += 1
-            self.step += 1
+            self.train_step(stream, training_step)
             bar.update()
-            if self.ema:
-                self.ema.update_parameters(self.unwrapped())
             if self.step % self.stage.log_interval == 0 or self.step == self.max_steps:
                 rate = (self.step - started_step) / (time.perf_counter() - started)
                 self._log_step(bar, rate)
@@ -254,6 +243,21 @@ class Run:
         bar.close()
         log.info("%s at step %d of %d", "stopped" if self._stop else "finished", self.step, self.max_steps)
         self.close()
+
+    def train_step(self, stream: Iterator, training_step: Callable[["Run", object], dict[str, Tensor]]) -> None:
+        """One step of the optimizers, on as many batches as are accumulated."""
+        networks = list(self._networks.values())
+        for network in networks:
+            network.train()
+        for _ in range(self.stage.gradient_accumulation):
+            batch = next(stream)
+            with self.accelerator.accumulate(*networks):
+                for name, value in training_step(self, batch).items():
+                    self._step_log[name].append(value.detach())
+            self.batches += 1
+        self.step += 1
+        if self.ema:
+            self.ema.update_parameters(self.unwrapped())
 
     def validate(self, validate: Callable[["Run"], dict[str, float]]) -> None:
         """Runs the stage's validation on the main process without touching the random state of training."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from checkpoints import load_weights, network_weights, require_checkpoint
 from config import Config, MelCodecConfig, parse_config
@@ -10,9 +10,12 @@ from models.codec import MelCodec
 from models.encodec import Encodec
 from models.token_decoder import TokenDecoder
 from models.token_lm import TokenLM
-from models.vocoder import build_vocoder
+from models.vocoder import VocoderOutput, build_vocoder
 
-__all__ = ["CodesToWave", "MelToWave", "build_token_lm", "build_wave_generator", "load_codec", "load_network"]
+__all__ = [
+    "CodesToWave", "MelToWave", "build_token_lm", "build_wave_generator", "codec_data", "generate_wave", "load_codec",
+    "load_network",
+]
 
 
 class MelToWave(nn.Module):
@@ -23,8 +26,8 @@ class MelToWave(nn.Module):
         self.vocoder = build_vocoder(config.vocoder, config.audio)
 
     def forward(self, mel):
-        """mel (B, n_mels, T) -> (mel, vocoder output)."""
-        return mel, self.vocoder(mel)
+        """mel (B, n_mels, T) -> (None, as no decoder makes a mel, and vocoder output)."""
+        return None, self.vocoder(mel)
 
 
 class CodesToWave(nn.Module):
@@ -39,6 +42,14 @@ class CodesToWave(nn.Module):
         """codes (B, K, T) ... -> (mel (B, n_mels, n_frames), vocoder output); see the decoder's forward."""
         mel = self.decoder(codes, lengths, speaker, start, n_frames)
         return mel, self.vocoder(mel)
+
+
+def generate_wave(generator: nn.Module, batch: dict, mel: Tensor) -> tuple[Tensor | None, VocoderOutput]:
+    """The decoder's mel, if the generator has one, and the vocoder output for a batch of `WaveSegments`: from its codes
+    where it has them, else from its `mel`."""
+    if "codes" not in batch:
+        return generator(mel)
+    return generator(batch["codes"], batch["code_length"], batch["speaker"], batch["start"], mel.shape[2])
 
 
 def load_codec(config: Config, model: str | None, checkpoints: str | Path = "checkpoints") -> Encodec | MelCodec:

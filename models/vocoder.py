@@ -30,6 +30,10 @@ class Vocoder(nn.Module):
         """Log-mel (B, n_mels, T) -> wave (B, samples); spectra, phases and filters stay in single precision."""
         raise NotImplementedError
 
+    def analysis(self, wave: Tensor) -> Tensor | None:
+        """Sub-bands (B, n_bands, samples / n_bands) of recordings, to compare the output's with, where it has any."""
+        return None
+
     def remove_weight_norm(self) -> None:
         """Folds weight normalisation into plain weights, for synthesis and export; not to be trained further."""
         for module in self.modules():
