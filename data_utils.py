@@ -99,12 +99,12 @@ def clips_of_length(clips: Sequence[Clip], data: DataConfig, filelist: str) -> l
     return kept
 
 
-def check_known(names: Iterable[str], known: Sequence[str], what: str) -> None:
-    """ValueError if validation clips have a speaker or language (`what`) that no training clip has."""
+def check_known(names: Iterable[str], known: Sequence[str], what: str, source: str) -> None:
+    """ValueError if clips of `source` have a speaker or language (`what`) that is not among those trained."""
     strangers = sorted(set(names) - set(known))
     if strangers:
-        raise ValueError(f"{what} {', '.join(map(repr, strangers))} of the validation clips is not in training, which "
-                         f"has {', '.join(known)}: leave those clips out of data.validation_filelist")
+        raise ValueError(f"{source}: {what} {', '.join(map(repr, strangers))} is not among those trained: "
+                         f"{', '.join(known)}; leave those clips out")
 
 
 @dataclass(frozen=True)

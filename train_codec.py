@@ -11,7 +11,15 @@ from torch import Tensor
 
 import cli
 from config import Config, MelCodecConfig, load_config
-from data_utils import BatchStream, WaveSegments, collate_items, read_filelist, stream_batches
+from data_utils import (
+    BatchStream,
+    WaveSegments,
+    check_known,
+    clips_of_length,
+    collate_items,
+    read_filelist,
+    stream_batches,
+)
 from losses import codec_losses, weighted_sum
 from mel_processing import griffin_lim, load_audio, log_mel
 from models.codec import MelCodec
@@ -34,11 +42,15 @@ def train(config: Config, arguments) -> None:
         raise ValueError(f"{arguments.config}: the codec is {config.codec.kind}, pretrained: there is nothing to train")
     if stage.segment_frames % config.codec.stride:
         raise ValueError(f"{arguments.config}: train.codec.segment_frames must be a multiple of codec.stride")
-    clips = read_filelist(config.data.training_filelist, needs_text=False)
-    held_out = read_filelist(config.data.validation_filelist, needs_text=False)[:VALIDATION_CLIPS]
+    clips, held_out = (
+        clips_of_length(read_filelist(path, needs_text=False), config.data, path)
+        for path in (config.data.training_filelist, config.data.validation_filelist)
+    )
+    speakers = sorted({clip.speaker for clip in clips})
+    check_known((clip.speaker for clip in held_out), speakers, "speaker", config.data.validation_filelist)
+    held_out = held_out[:VALIDATION_CLIPS]
     if arguments.test_mode:
         clips, held_out = clips[:8], held_out[:2]
-    speakers = sorted({clip.speaker for clip in clips})
     dataset = WaveSegments(clips, speakers, audio, stage.segment_frames)
 
     torch.manual_seed(stage.seed)

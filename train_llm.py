@@ -14,7 +14,7 @@ from torch import Tensor
 import cli
 from codes_cache import load_codes
 from config import Config, load_config
-from data_utils import BatchStream, CodeSequences, collate_items, stream_batches
+from data_utils import BatchStream, CodeSequences, check_known, collate_items, stream_batches
 from losses import token_cross_entropy, weighted_sum
 from models import build_token_lm, codec_data, load_codec
 from models.token_lm import TokenLM
@@ -61,9 +61,11 @@ def train(config: Config, arguments) -> None:
     codec = load_codec(config, arguments.model)
     rows = load_codes(f"{config.data.codes}/training", codec.fingerprint)
     held_out = load_codes(f"{config.data.codes}/validation", codec.fingerprint)
+    speakers, languages = sorted(set(rows["speaker"])), sorted(set(rows["language"]))
+    check_known(held_out["speaker"], speakers, "speaker", config.data.validation_filelist)
+    check_known(held_out["language"], languages, "language", config.data.validation_filelist)
     if arguments.test_mode:
         rows, held_out = rows.select(range(min(8, len(rows)))), held_out.select(range(min(2, len(held_out))))
-    speakers, languages = sorted(set(rows["speaker"])), sorted(set(rows["language"]))
     metadata = {
         "config": config.model_dump(), "speakers": speakers, "languages": languages, "text": frontend.state(),
         "codec": codec_data(codec),

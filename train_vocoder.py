@@ -19,12 +19,22 @@ from torch import Tensor
 import cli
 from codes_cache import load_codes
 from config import Config, load_config
-from data_utils import BatchStream, Clip, WaveSegments, collate_items, read_filelist, stream_batches
+from data_utils import (
+    BatchStream,
+    Clip,
+    WaveSegments,
+    check_known,
+    clips_of_length,
+    collate_items,
+    read_filelist,
+    stream_batches,
+)
 from losses import discriminator_loss, generator_losses, reconstruction_losses, weighted_sum
 from mel_processing import audio_seconds, frames_for, log_mel
 from models import build_wave_generator, codec_data, generate_wave, load_codec
 from models.codec import MelCodec
 from models.discriminators import build_discriminators
+from models.encodec import Encodec
 from plotting import mel_figure
 from training import Run, stage_arguments
 
@@ -37,33 +47,33 @@ def main() -> None:
     train(load_config(arguments.config), arguments)
 
 
-def load_clips(config: Config, arguments, codec) -> tuple[list[Clip], list[Clip], list | None, list | None]:
-    """Training and validation clips, and their codes when conditioned on them."""
+def load_clips(config: Config, part: str, codec: Encodec | MelCodec | None) -> tuple[list[Clip], list | None]:
+    """The clips of `part` (training or validation), and their codes when conditioned on them."""
     if codec is None:
-        clips = read_filelist(config.data.training_filelist, needs_text=False)
-        held_out = read_filelist(config.data.validation_filelist, needs_text=False)
-        return (clips[:8], held_out[:2], None, None) if arguments.test_mode else (clips, held_out, None, None)
-    loaded = []
-    for part, handful in (("training", 8), ("validation", 2)):
-        rows = load_codes(f"{config.data.codes}/{part}", codec.fingerprint)
-        rows = rows.select(range(min(handful, len(rows)))) if arguments.test_mode else rows
-        loaded.append([Clip(Path(row["path"]), row["ipa"], row["speaker"], row["language"]) for row in rows])
-        loaded.append([np.array(codes, dtype=np.int16) for codes in rows["codes"]])
-    return loaded[0], loaded[2], loaded[1], loaded[3]
+        filelist = getattr(config.data, f"{part}_filelist")
+        return clips_of_length(read_filelist(filelist, needs_text=False), config.data, filelist), None
+    rows = load_codes(f"{config.data.codes}/{part}", codec.fingerprint)
+    clips = [Clip(Path(row["path"]), row["ipa"], row["speaker"], row["language"]) for row in rows]
+    return clips, [np.array(codes, dtype=np.int16) for codes in rows["codes"]]
 
 
 def train(config: Config, arguments) -> None:
     stage, audio = config.train.vocoder, config.audio
     codec = load_codec(config, arguments.model) if stage.conditioning == "codes" else None
-    clips, held_out, codes, held_out_codes = load_clips(config, arguments, codec)
-    speakers = sorted({clip.speaker for clip in clips})
+    clips, codes = load_clips(config, "training", codec)
+    held_out, held_out_codes = load_clips(config, "validation", codec)
+    # the trained decoder of our own codec has its speakers
+    speakers = codec.speakers if isinstance(codec, MelCodec) else sorted({clip.speaker for clip in clips})
+    for part, filelist in ((clips, config.data.training_filelist), (held_out, config.data.validation_filelist)):
+        check_known((clip.speaker for clip in part), speakers, "speaker", filelist)
+    held_out = held_out[:VALIDATION_CLIPS]
+    if arguments.test_mode:
+        clips, held_out = clips[:8], held_out[:2]
     metadata = {"config": config.model_dump(), "speakers": speakers, "codec": codec and codec_data(codec)}
     code_rate = codec.frame_rate if codec else 0.0
     dataset = WaveSegments(clips, speakers, audio, stage.segment_frames, codes, code_rate)
     validation_frames = int(VALIDATION_SECONDS * audio.frame_rate)
-    validation_set = WaveSegments(
-        held_out[:VALIDATION_CLIPS], speakers, audio, validation_frames, held_out_codes, code_rate
-    )
+    validation_set = WaveSegments(held_out, speakers, audio, validation_frames, held_out_codes, code_rate)
 
     torch.manual_seed(stage.seed)
     generator = build_wave_generator(config, len(speakers), metadata["codec"])

@@ -6,6 +6,8 @@ A stage script builds its networks and hands over two functions: `training_step(
 """
 
 import argparse
+import importlib.util
+import json
 import logging
 import math
 import random
@@ -26,6 +28,7 @@ from tqdm import tqdm
 
 from checkpoints import (
     checkpoint_path,
+    load_weights,
     network_weights,
     newest_checkpoint,
     read_checkpoint,
@@ -46,9 +49,16 @@ def stage_arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("-m", "--model", required=True, help="name of the model: checkpoints/<model>, logs/<model>")
     parser.add_argument("--resume", default="auto", help="auto (go on where a checkpoint is), none, or a G file")
     parser.add_argument("--weights-from", metavar="G_FILE", help="start from the weights of another run (fine-tuning)")
-    parser.add_argument("--max-steps", type=int, help="stop at this step instead of the config's max_steps")
+    parser.add_argument("--max-steps", type=positive, help="stop at this step instead of the config's max_steps")
     parser.add_argument("--test-mode", action="store_true", help="10 steps on a handful of clips")
     return parser
+
+
+def positive(value: str) -> int:
+    """For argparse: a whole number over 0."""
+    if int(value) < 1:
+        raise argparse.ArgumentTypeError(f"{value}: must be at least 1")
+    return int(value)
 
 
 def learning_rate_at(stage: StageConfig, step: int, steps_per_epoch: int) -> float:
@@ -94,6 +104,7 @@ class Run:
         self.max_steps = min(stage.max_steps, arguments.max_steps or stage.max_steps)
         if arguments.test_mode:
             self.max_steps = min(10, self.max_steps)
+        self._check_machine()
         self.folder = Path(root) / "checkpoints" / arguments.model / stage_name
         self.log_folder = Path(root) / "logs" / arguments.model / stage_name
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +115,7 @@ class Run:
         self.accelerator = Accelerator(
             mixed_precision={"fp32": "no"}.get(stage.precision, stage.precision),
             gradient_accumulation_steps=stage.gradient_accumulation,
-            log_with=trackers, project_config=ProjectConfiguration(logging_dir=str(self.log_folder)),
+            log_with=trackers, project_config=ProjectConfiguration(logging_dir=str(self.log_folder.parent)),
         )
         self._log_file = logging.FileHandler(self.log_folder / "train.log", encoding="utf-8")
         self._log_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
@@ -115,7 +126,8 @@ class Run:
 
         self._networks = {"generator": generator, "discriminator": discriminator}
         self._networks = {name: network for name, network in self._networks.items() if network is not None}
-        self.step = self.batches = self.skipped = self._skipped_in_row = 0
+        self.step = self.batches = self.skipped = 0
+        self._skipped_in_row = dict.fromkeys(self._networks, 0)
         self.best = math.inf
         self._stop = self._trial = False
         self._step_log: dict[str, list] = defaultdict(list)
@@ -137,8 +149,20 @@ class Run:
                 self.unwrapped("generator"), multi_avg_fn=moving_average(stage.ema_decay)
             )
         self._restore_training_state()
-        self.accelerator.init_trackers("", config=None)
+        self._saved_step = self.step
+        # TensorBoard takes the first name for its folder, W&B for its project
+        self.accelerator.init_trackers(stage_name, init_kwargs={"wandb": {"name": arguments.model}})
+        if self.accelerator.is_main_process:
+            text = json.dumps(metadata["config"], indent=2, ensure_ascii=False)
+            self._writer.add_text("config", f"```json\n{text}\n```", self.step)
         self._report()
+
+    def _check_machine(self) -> None:
+        where = f"train.{self.stage_name}"
+        if self.stage.precision == "fp16" and not torch.cuda.is_available():
+            raise ValueError(f"{where}.precision fp16 needs a GPU; use bf16 or fp32")
+        if self.stage.wandb and importlib.util.find_spec("wandb") is None:
+            raise ValueError(f"{where}.wandb needs the package: pip install wandb (or set it to false)")
 
     # --- networks -----------------------------------------------------------------------------------------------
 
@@ -189,22 +213,24 @@ class Run:
             norm = float(self.accelerator.clip_grad_norm_(parameters, self.stage.grad_clip))
             self._step_log[f"gradient_norm/{name}"].append(norm)
             if math.isfinite(norm):
-                self._skipped_in_row = 0
-            elif self.accelerator.scaler is None:
+                self._skipped_in_row[name] = 0
+            else:
                 self._skip(name, norm)
-                optimizer.zero_grad()
-                return
+                if self.accelerator.scaler is None:  # the scaler skips by itself, and lowers its scale
+                    optimizer.zero_grad()
+                    return
         optimizer.step()
         optimizer.zero_grad()
 
     def _skip(self, name: str, norm: float) -> None:
         self.skipped += 1
-        self._skipped_in_row += 1
+        self._skipped_in_row[name] += 1
         log.warning("step %d skipped: gradient norm %s of the %s (%d so far)", self.step, norm, name, self.skipped)
-        if self._skipped_in_row >= MAX_SKIPPED_STEPS:
+        if self._skipped_in_row[name] >= MAX_SKIPPED_STEPS:
             raise ValueError(
-                f"{MAX_SKIPPED_STEPS} steps in a row had gradients that are not finite, last at step {self.step}: "
-                "lower train.learning_rate or grad_clip, or use precision fp32 or bf16; the last checkpoint is kept"
+                f"the {name}'s gradients were not finite {MAX_SKIPPED_STEPS} times in a row, last at step {self.step}: "
+                f"lower train.{self.stage_name}.learning_rate or grad_clip, or use precision fp32 or bf16; the last "
+                "checkpoint is kept"
             )
 
     # --- the loop -----------------------------------------------------------------------------------------------
@@ -216,12 +242,20 @@ class Run:
         """Trains to `max_steps`. `batches(n)` gives the endless stream of batches from the n-th on; `longest_batch`
         is tried first, so that memory that does not suffice is known at once.
 
-        Saves on SIGTERM and Ctrl-C and returns. `validate` is called with the networks in eval mode and without
-        gradients; its value "score" (lower is better), if it gives one, decides which checkpoint is kept as best.
+        Saves on SIGTERM and Ctrl-C and returns; a second one ends the process at once. `validate` is called with the
+        networks in eval mode and without gradients; its value "score" (lower is better), if it gives one, decides which
+        checkpoint is kept as best.
         """
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._request_stop)
-        self._measure_memory(longest_batch, training_step)
+        previous = {number: signal.signal(number, self._request_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            self._measure_memory(longest_batch, training_step)
+            self._train(batches, steps_per_epoch, training_step, validate)
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            self.close()
+
+    def _train(self, batches: Callable, steps_per_epoch: int, training_step: Callable, validate: Callable) -> None:
         stream = iter(batches(self.batches))
         bar = tqdm(total=self.max_steps, initial=self.step, unit="step", desc=self.stage_name, dynamic_ncols=True,
                    disable=not self.accelerator.is_main_process)
@@ -232,17 +266,18 @@ class Run:
             self._set_learning_rate(steps_per_epoch)
             self.train_step(stream, training_step)
             bar.update()
-            if self.step % self.stage.log_interval == 0 or self.step == self.max_steps:
+            last = self.step == self.max_steps
+            if self.step % self.stage.log_interval == 0 or last:
                 rate = (self.step - started_step) / (time.perf_counter() - started)
                 self._log_step(bar, rate)
-            last = self.step == self.max_steps or self._stop
             if self.step % self.stage.eval_interval == 0 or last:
                 self.validate(validate)
-            if self.step % self.stage.save_interval == 0 or last:
+            if self.step % self.stage.save_interval == 0:
                 self.save()
         bar.close()
+        if self._saved_step != self.step:
+            self.save()
         log.info("%s at step %d of %d", "stopped" if self._stop else "finished", self.step, self.max_steps)
-        self.close()
 
     def train_step(self, stream: Iterator, training_step: Callable[["Run", object], dict[str, Tensor]]) -> None:
         """One step of the optimizers, on as many batches as are accumulated."""
@@ -291,7 +326,8 @@ class Run:
             held[tensor.data_ptr()] = max(held.get(tensor.data_ptr(), 0), tensor.nbytes)
             return tensor
 
-        state, self._trial = random_state(), True
+        state, step = random_state(), self.step
+        self._trial, self.step = True, self.max_steps  # the last step has all losses
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         for network in self._networks.values():
@@ -306,7 +342,7 @@ class Run:
                 "or lower data.max_seconds"
             ) from error
         set_random_state(state)
-        self._trial = False
+        self._trial, self.step = False, step
         if self.device.type == "cuda":
             moments = sum(8 * p.numel() for net in self._networks.values() for p in net.parameters() if p.requires_grad)
             gigabytes = (torch.cuda.max_memory_allocated() + moments) / 1e9
@@ -318,6 +354,7 @@ class Run:
     def _request_stop(self, number, _frame) -> None:
         log.info("%s: saving after this step, then stopping", signal.Signals(number).name)
         self._stop = True
+        signal.signal(number, signal.SIG_DFL)
 
     def _set_learning_rate(self, steps_per_epoch: int) -> None:
         rate = learning_rate_at(self.stage, self.step, max(1, steps_per_epoch))
@@ -387,6 +424,7 @@ class Run:
                 checkpoint_path(self.folder, "D", self.step),
             )
         write_checkpoint(content, checkpoint_path(self.folder, "G", self.step))
+        self._saved_step = self.step
         for step in saved_steps(self.folder)[self.stage.keep_last:]:
             for network in ("G", "D"):
                 checkpoint_path(self.folder, network, step).unlink(missing_ok=True)
@@ -402,24 +440,34 @@ class Run:
         else:
             path = Path(arguments.resume)
             generator = read_checkpoint(path)
+            if "training" not in generator:
+                raise ValueError(f"{path}: holds no state of training; resume a G_step file, or start from its weights "
+                                 "with --weights-from")
             adversarial = generator.get("has_discriminator")
             self._restored = generator, read_checkpoint(path.with_name("D" + path.name[1:])) if adversarial else None
         if self._restored:
             generator, discriminator = self._restored
-            self._load_weights("generator", generator["weights"], generator, self.folder)
+            source = self.folder if arguments.resume == "auto" else arguments.resume
+            self._check_fits(generator, source, ["speakers", "languages", "text", "codec"])
+            load_weights(self._networks["generator"], generator["weights"], source)
             if discriminator:
-                self._load_weights("discriminator", discriminator["weights"], discriminator, self.folder)
+                load_weights(self._networks["discriminator"], discriminator["weights"], source)
         elif arguments.weights_from:
             checkpoint = read_checkpoint(arguments.weights_from)
-            self._load_weights("generator", network_weights(checkpoint), checkpoint, arguments.weights_from)
+            self._check_fits(checkpoint, arguments.weights_from, ["text", "codec"])
+            load_weights(self._networks["generator"], network_weights(checkpoint), arguments.weights_from)
 
-    def _load_weights(self, name: str, weights: dict, checkpoint: dict, source: object) -> None:
+    def _check_fits(self, checkpoint: dict, source: object, keys: list[str]) -> None:
+        """ValueError if a checkpoint is another stage's, or differs from this run in its audio or in one of `keys`."""
+        if "config" not in checkpoint:
+            raise ValueError(f"{source}: holds discriminators; name the G file beside it")
         if checkpoint["stage"] != self.stage_name:
             raise ValueError(f"{source}: a checkpoint of stage {checkpoint['stage']}, this is {self.stage_name}")
-        try:
-            self._networks[name].load_state_dict(weights)
-        except RuntimeError as error:
-            raise ValueError(f"{source}: does not fit this config ({error}); use its own, or another -m") from error
+        theirs, ours = ({"audio": content["config"]["audio"], **content} for content in (checkpoint, self.metadata))
+        different = [key for key in ["audio", *keys] if theirs.get(key) != ours.get(key)]
+        if different:
+            raise ValueError(f"{source}: was trained with other {' and '.join(different)} than this run has; use the "
+                             "config and the data that it was trained with, or train anew under another -m")
 
     def _restore_training_state(self) -> None:
         if not self._restored:
