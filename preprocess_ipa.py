@@ -15,10 +15,8 @@ import multiprocessing
 import os
 import re
 import signal
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -70,8 +68,7 @@ def main() -> None:
         [hashlib.sha256(source.read_bytes()).hexdigest(), arguments.language, arguments.input_type, frontend.state()]
     ).encode()).hexdigest()
     partial = target.with_name(target.name + ".partial")
-    with interruptible():
-        results = run(config, arguments.input_type, clips, arguments.jobs, partial, fingerprint)
+    results = run(config, arguments.input_type, clips, arguments.jobs, partial, fingerprint)
     kept = summarize(frontend, clips, results, source)
     write_filelist(target, kept)
     partial.unlink()
@@ -200,16 +197,6 @@ def summarize(frontend: Frontend, clips: list[Clip], results: Results, source: P
     left_out = len(clips) - len(kept)
     logger.info("%d lines left out, %d unknown symbols", left_out, frontend.unknown.total())
     return kept
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Ctrl-C ends the script with one line and exit status 130."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        logger.warning("interrupted; give the same command again to continue")
-        sys.exit(130)
 
 
 if __name__ == "__main__":
