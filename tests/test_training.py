@@ -182,44 +182,6 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
     assert saved_steps(run.folder) == [6, 4, 2]
 
 
-def test_resume_goes_on_from_where_it_is_told(tmp_path):
-    fit(make_run(tmp_path, max_steps=4))
-    assert make_run(tmp_path).step == 4
-    with pytest.raises(ValueError, match=r"codec: holds checkpoints; resume them, move them away, or take another -m"):
-        make_run(tmp_path, options={"resume": "none"})
-    path = tmp_path / "checkpoints/toy/codec/G_step2.pth"
-    run = make_run(tmp_path, options={"resume": str(path), "model": "other"})
-    assert (run.step, run.batches, run.folder.parent.name) == (2, 2, "other")
-    assert torch.equal(run.unwrapped().weight, read_checkpoint(path)["weights"]["weight"])
-    fresh = make_run(tmp_path, options={"weights_from": str(path), "model": "tuned"})
-    assert fresh.step == 0
-    assert torch.equal(fresh.unwrapped().weight, read_checkpoint(path)["weights"]["weight"])
-    assert make_run(tmp_path, options={"resume": "none", "model": "new"}).step == 0
-
-
-def test_what_does_not_fit_is_not_resumed(tmp_path):
-    fit(make_run(tmp_path, discriminator=True), score=lambda run: {"score": 1.0})
-    folder = tmp_path / "checkpoints/toy/codec"
-    last = {"model": "other", "resume": str(folder / "G_step4.pth")}
-    audio = {"config": {"audio": AudioConfig(sample_rate=16000).model_dump()}}
-    refused = [
-        ({"name": "llm", "options": last}, "G_step4.pth: a checkpoint of stage codec, this is llm"),
-        ({"width": 3}, r"toy/codec: its weights do not fit this config: weight is \(2, 2\) in the file, \(3, 3\) here"),
-        ({"metadata": METADATA | {"speakers": ["bob"]}}, "trained with other speakers than this run has"),
-        ({"metadata": METADATA | {"codec": {"fingerprint": "b"}}}, "trained with other codec than"),
-        ({"metadata": METADATA | audio}, "trained with other audio than"),
-        ({"metadata": METADATA | audio, "options": {"model": "new", "weights_from": last["resume"]}}, "other audio"),
-        ({"options": last | {"resume": str(folder / "G_best.pth")}}, r"G_best\.pth: holds no state of training"),
-        ({"options": last | {"resume": str(folder / "D_step4.pth")}}, r"D_step4\.pth: holds discriminators"),
-        ({"options": last | {"resume": "nowhere.pth"}}, r"nowhere\.pth: no such checkpoint"),
-    ]
-    for changes, message in refused:
-        with pytest.raises(ValueError, match=message):
-            make_run(tmp_path, **({"discriminator": True} | changes))
-    tuned = make_run(tmp_path, METADATA | {"speakers": ["bob"]}, options={"model": "t", "weights_from": last["resume"]})
-    assert tuned.step == 0
-
-
 def test_test_mode_and_max_steps(tmp_path):
     assert make_run(tmp_path / "a", max_steps=50, options={"test_mode": True}).max_steps == 10
     assert make_run(tmp_path / "b", max_steps=50, options={"max_steps": 7}).max_steps == 7
