@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import DynamicCache, GPT2Config, GPT2Model
 
@@ -14,6 +15,8 @@ from models.layers.delay import delay, steps_for, undelay
 from models.layers.sampling import Sampling, sample
 
 CONDITIONS = 2  # language and speaker, one position each before the text
+ARCHITECTURE = ["n_embd", "n_layer", "n_head", "n_positions", "n_inner", "activation_function", "layer_norm_epsilon",
+                "scale_attn_weights", "scale_attn_by_inverse_layer_idx"]
 
 
 @dataclass
@@ -60,20 +63,31 @@ class TokenLM(nn.Module):
     def load_pretrained(self, folder: str | Path) -> None:
         """Takes every transformer weight of a GPT-2 folder in hub format (config.json, model.safetensors).
 
-        ValueError if the folder holds no GPT-2, or one of other sizes than the config's.
+        ValueError if the folder holds no whole GPT-2, or one of another architecture than the config's.
         """
         folder = Path(folder)
         if not (folder / "config.json").is_file():
             raise ValueError(f"{folder}: no GPT-2 in it; run: python3 download.py gpt2 (or set llm.pretrained to null)")
-        theirs = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if theirs.get("model_type") != "gpt2":
-            raise ValueError(f"{folder}: holds a {theirs.get('model_type')}, llm.pretrained needs a gpt2")
-        ours = {"n_embd": self.config.hidden_size, "n_layer": self.config.n_layers, "n_head": self.config.n_heads,
-                "n_positions": self.config.max_positions}
-        different = {key: (theirs.get(key), value) for key, value in ours.items() if theirs.get(key) != value}
+        try:
+            values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{folder / 'config.json'}: not valid JSON ({error})") from error
+        if values.get("model_type") != "gpt2":
+            raise ValueError(f"{folder}: holds a {values.get('model_type')}, llm.pretrained needs a gpt2")
+        theirs = GPT2Config.from_dict(values)
+        different = [f"{key} {getattr(theirs, key)} there, {getattr(self.body.config, key)} here"
+                     for key in ARCHITECTURE if getattr(theirs, key) != getattr(self.body.config, key)]
         if different:
-            raise ValueError(f"{folder}: sizes differ from the config's llm section (theirs, ours): {different}")
-        pretrained = GPT2Model.from_pretrained(folder, local_files_only=True)
+            raise ValueError(f"{folder}: does not fit the config's llm section: {'; '.join(different)}")
+        try:
+            pretrained, report = GPT2Model.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{folder}: its weights cannot be read ({reason}); delete it, then: "
+                             "python3 download.py gpt2") from error
+        if missing := sorted(report["missing_keys"]):
+            raise ValueError(f"{folder}: {len(missing)} weights are missing, first {missing[0]}; delete it, then: "
+                             "python3 download.py gpt2")
         self.body.load_state_dict(pretrained.state_dict() | {"wte.weight": self.body.wte.weight})
 
     def positions_for(self, n_symbols: int | Tensor, frames: int | Tensor) -> int | Tensor:
@@ -160,7 +174,8 @@ class TokenLM(nn.Module):
         k_index = torch.arange(K, device=device)
         total = int(steps_for(bound, K).max())
         for step in range(total):
-            position = (mask.cumsum(1) - 1).clamp(min=0)[:, -step_input.shape[1] :]
+            # a text whose bound is reached goes along with the others of its batch, past the model's last position
+            position = (mask.cumsum(1) - 1).clamp(0, self.config.max_positions - 1)[:, -step_input.shape[1] :]
             output = self.body(inputs_embeds=step_input, attention_mask=mask, position_ids=position,
                                past_key_values=cache, use_cache=True)
             logits = self.logits(output.last_hidden_state[:, -1:])[:, :, 0]  # (B, K, V)
