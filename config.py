@@ -98,6 +98,20 @@ class EncodecConfig(Section):
     bandwidth: Literal[1.5, 3.0, 6.0, 12.0, 24.0] = 6.0
     """kbit/s: 2, 4, 8, 16 or 32 codebooks."""
 
+    @property
+    def frame_rate(self) -> float:
+        """Code frames a second."""
+        return 75.0
+
+    @property
+    def codebook_size(self) -> int:
+        """Codes of each codebook: 10 bits."""
+        return 1024
+
+    @property
+    def n_codebooks(self) -> int:
+        return round(self.bandwidth * 1000 / (self.frame_rate * 10))
+
 
 class MelCodecConfig(Section):
     """Our own codec: mel frames -> ConvNeXt -> finite scalar quantisation -> ConvNeXt -> mel frames."""

@@ -6,12 +6,18 @@ import torch
 from losses import (
     adversarial_loss_discriminator,
     adversarial_loss_generator,
+    codec_losses,
+    discriminator_loss,
     feature_matching_loss,
+    generator_losses,
     mel_l1,
     multi_resolution_stft_loss,
+    reconstruction_losses,
     subband_stft_loss,
+    token_cross_entropy,
     weighted_sum,
 )
+from mel_processing import AudioConfig, log_mel
 
 
 def waves() -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,3 +95,54 @@ def test_weighted_sum():
     assert weighted_sum(losses, {"adversarial": 0.5, "mel": 45.0}).item() == 91.5
     with pytest.raises(ValueError, match=r"without a loss: \['stft'\].*without a weight: \['mel'\]"):
         weighted_sum(losses, {"adversarial": 1.0, "stft": 1.0})
+
+
+def test_token_cross_entropy_leaves_out_what_is_not_to_be_predicted():
+    logits, targets = torch.randn(2, 3, 4, 5), torch.randint(5, (2, 3, 4))
+    targets[0, :, 2:] = -100
+    log_p = logits.log_softmax(-1)
+    places = (targets != -100).nonzero().tolist()
+    expected = -sum(log_p[b, k, s, targets[b, k, s]] for b, k, s in places) / len(places)
+    torch.testing.assert_close(token_cross_entropy(logits, targets), expected)
+    assert token_cross_entropy(logits.half(), targets).dtype == torch.float32
+
+
+def test_codec_losses_ignore_a_constant_offset_in_time_alone():
+    mel = torch.randn(2, 80, 10)
+    losses = codec_losses(mel + 0.5, mel)
+    assert losses["mel"].item() == pytest.approx(0.5)
+    assert losses["mel_delta"].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_reconstruction_losses_are_those_of_what_is_there():
+    fake, real = waves()
+    audio = AudioConfig()
+    mel = log_mel(real, audio)
+    losses = reconstruction_losses(fake, real, mel, audio)
+    assert losses.keys() == {"mel", "stft"}
+    torch.testing.assert_close(losses["mel"], mel_l1(log_mel(fake, audio), mel))
+    torch.testing.assert_close(losses["stft"], multi_resolution_stft_loss(fake, real))
+    bands_fake, bands_real = fake.view(2, 4, -1), real.view(2, 4, -1)
+    losses = reconstruction_losses(
+        fake, real, mel, audio, fake_subbands=bands_fake, real_subbands=bands_real, decoded_mel=mel + 1
+    )
+    torch.testing.assert_close(losses["subband_stft"], subband_stft_loss(bands_fake, bands_real))
+    assert losses["decoder_mel"].item() == pytest.approx(1)
+
+
+def test_each_side_of_the_adversarial_game_trains_itself():
+    weight = torch.ones((), requires_grad=True)
+
+    def discriminator(wave):
+        return [wave * weight], [[wave * weight]]
+
+    fake, real = waves()
+    fake.requires_grad_(True)
+    discriminator_loss(discriminator, fake, real).backward()
+    assert fake.grad is None
+    assert weight.grad != 0
+    losses = generator_losses(discriminator, fake, real)
+    torch.testing.assert_close(losses["adversarial"], (1 - fake).square().mean())
+    torch.testing.assert_close(losses["feature_matching"], (real - fake).abs().mean())
+    sum(losses.values()).backward()
+    assert fake.grad.abs().sum() > 0

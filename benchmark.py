@@ -1,0 +1,108 @@
+"""Speed and memory of a config's networks, with random weights and generated inputs: no data, no downloads.
+
+    python3 benchmark.py -c configs/ipa_tts.json --json outputs/benchmark.json
+
+Runs on the GPU if there is one, else on the CPU. Every measurement has a process of its own, so that its peak memory
+is its own too; the machine's memory bandwidth and FLOP/s stand beside the figures, to relate them to.
+"""
+
+import argparse
+import json
+import logging
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import torch
+
+import cli
+from benchmarking.machine import measure_machine
+from benchmarking.networks import count_parameters
+from benchmarking.stages import STAGES, measure_training
+from benchmarking.synthesis import PARTS, measure_synthesis
+from config import Config, MelCodecConfig, load_config
+from training import positive
+
+log = logging.getLogger(__name__)
+
+
+def benchmark(config: Config, steps: int, seconds: int) -> dict:
+    """All figures as JSON values: `machine`, `parameters`, `synthesis`, and `training` with a dict for each stage.
+
+    `steps`: how often each thing is timed; `seconds`: length of the sentence that is synthesised. ValueError if that
+    does not fit the language model, or if something does not fit into memory.
+    """
+    stages = [name for name in STAGES if name != "codec" or isinstance(config.codec, MelCodecConfig)]
+    return {
+        "machine": in_own_process("the machine", measure_machine, config),
+        "parameters": in_own_process("parameters", count_parameters, config),
+        "synthesis": in_own_process("synthesis", measure_synthesis, config, steps, seconds),
+        "training": {name: in_own_process(f"training, {name}", measure_training, config, name, steps)
+                     for name in stages},
+    }
+
+
+def in_own_process(name: str, function: Callable[..., dict], *arguments) -> dict:
+    """What the function returns when a fresh process calls it. ValueError if that ran out of memory."""
+    log.info("measuring %s", name)
+    # the server imports everything once and never computes: each process starts from it quickly, and small
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarking.stages", "benchmarking.synthesis"])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        try:
+            return pool.submit(function, *arguments).result()
+        except (torch.OutOfMemoryError, BrokenProcessPool) as error:
+            raise ValueError(f"{name}: ended, most likely for want of memory ({error}); lower batch_size or "
+                             "data.max_seconds, or use precision fp16 or bf16") from error
+
+
+def table(results: dict) -> str:
+    """The figures for people to read."""
+    machine, synthesis = results["machine"], results["synthesis"]
+    tflops = ", ".join(f"{value:.3g} TFLOP/s {precision}" for precision, value in machine["matmul_tflops"].items())
+    lines = [
+        f"{machine['name']}, {machine['threads']} thread(s), torch {machine['torch']}: "
+        f"{machine['bandwidth_gb_per_second']:.3g} GB/s, {tflops}", "",
+    ]
+    lines += [f"{name:24} {count / 1e6:8.2f} M parameters" for name, count in results["parameters"].items()]
+    lines += ["", f"{'training':24} {'s/step':>8} {'min':>8} {'max':>8} {'batch':>6} {'clip s':>7} {'GB':>6}"]
+    for name, row in results["training"].items():
+        seconds = row["seconds_per_step"]
+        accumulation = row["gradient_accumulation"]
+        lines.append(
+            f"{name:24} {seconds['median']:8.3f} {seconds['min']:8.3f} {seconds['max']:8.3f} {row['batch_size']:6} "
+            f"{row['clip_seconds']:7.2f} {row['peak_memory_gb']:6.2f}  {row['precision']}"
+            + (", gradient checkpointing" if row["gradient_checkpointing"] else "")
+            + (f", {accumulation} batches a step" if accumulation > 1 else "")
+        )
+    lines += [
+        f"(GB: {machine['memory']})", "",
+        f"synthesis of {synthesis['audio_seconds']:.2f} s in {synthesis['precision']}: "
+        f"{synthesis['lm_steps_per_second']:.1f} LM steps a second, {synthesis['peak_memory_gb']:.2f} GB",
+    ]
+    lines += [f"{PARTS[part]:24} {seconds:8.4f} s per second of audio"
+              for part, seconds in synthesis["seconds_per_audio_second"].items()]
+    chain = synthesis["times_real_time"]
+    lines.append(f"{'whole chain':24} {chain:8.3f} times real time" if chain else
+                 "no chain: the vocoder is trained on mel, and the codec has no mel decoder")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("-c", "--config", required=True, help="JSON config, e.g. configs/ipa_tts.json")
+    parser.add_argument("--steps", type=positive, default=5, help="how often each thing is timed, after a warm-up")
+    parser.add_argument("--seconds", type=positive, default=6, help="length of the sentence that is synthesised")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    arguments = parser.parse_args()
+    results = benchmark(load_config(arguments.config), arguments.steps, arguments.seconds)
+    log.info("%s\n%s", arguments.config, table(results))
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps({"config": arguments.config} | results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,53 @@
+"""A config's networks with random weights, for one speaker and one language; nothing is read."""
+
+from torch import nn
+
+from config import Config, MelCodecConfig
+from models import CodesToWave, build_token_lm, build_wave_generator, codec_data
+from models.codec import MelCodec
+from models.discriminators import build_discriminators
+from models.token_lm import TokenLM
+from text import build_frontend
+
+
+def codec_sizes(config: Config) -> dict:
+    """n_codebooks, codebook_size and frame_rate of the config's codec; EnCodec's weights are not needed for it."""
+    if isinstance(config.codec, MelCodecConfig):
+        return codec_data(build_codec(config))
+    codec = config.codec
+    return {"n_codebooks": codec.n_codebooks, "codebook_size": codec.codebook_size, "frame_rate": codec.frame_rate}
+
+
+def build_codec(config: Config) -> MelCodec:
+    """The codec of a config whose codec is of kind mel."""
+    return MelCodec(config.codec, config.audio, n_speakers=1)
+
+
+def build_lm(config: Config) -> TokenLM:
+    """The language model of `train_llm.py`, without pretrained weights."""
+    symbols = build_frontend(config.text.model_copy(update={"lexicon": None})).symbols
+    return build_token_lm(
+        config, {"text": {"symbols": symbols}, "codec": codec_sizes(config), "speakers": [""], "languages": [""]}
+    )
+
+
+def build_decoder_and_vocoder(config: Config) -> tuple[nn.Module | None, nn.Module]:
+    """What synthesis makes waves from codes with; no decoder where the config trains none (EnCodec, and a vocoder
+    trained on mel)."""
+    generator = build_wave_generator(config, 1, codec_sizes(config))
+    if isinstance(generator, CodesToWave):
+        return generator.decoder, generator.vocoder
+    return build_codec(config).decoder if isinstance(config.codec, MelCodecConfig) else None, generator.vocoder
+
+
+def count_parameters(config: Config) -> dict[str, int]:
+    """Parameters of every network that is trained; a codec of kind mel contains the decoder."""
+    decoder, vocoder = build_decoder_and_vocoder(config)
+    networks = {
+        "codec": build_codec(config) if isinstance(config.codec, MelCodecConfig) else None,
+        "llm": build_lm(config),
+        "decoder": decoder,
+        "vocoder": vocoder,
+        "discriminators": build_discriminators(config.discriminators),
+    }
+    return {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items() if net is not None}

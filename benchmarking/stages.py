@@ -1,0 +1,165 @@
+"""Training steps of every stage on generated batches, in the training loop itself."""
+
+import itertools
+import statistics
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarking.machine import peak_memory_gb, precision_of, seconds_of
+from benchmarking.networks import build_codec, build_lm, codec_sizes
+from config import CodecStage, Config, VocoderStage
+from data_utils import DEFAULT_SPEAKER, Clip, Draw, WaveSegments, collate_items
+from losses import (
+    codec_losses,
+    discriminator_loss,
+    generator_losses,
+    reconstruction_losses,
+    token_cross_entropy,
+    weighted_sum,
+)
+from mel_processing import log_mel, save_audio
+from models import build_wave_generator, generate_wave
+from models.discriminators import build_discriminators
+from training import Run, stage_arguments
+
+WARM_UP_STEPS = 2
+SYMBOLS_PER_SECOND = 15  # IPA of English read aloud
+
+
+class Prepared(NamedTuple):
+    """A stage, ready to be trained."""
+
+    networks: dict[str, nn.Module]
+    """generator, and discriminator where there is one"""
+    batch: dict
+    training_step: Callable[[Run, dict], dict[str, Tensor]]
+    clip_seconds: float
+
+
+def measure_training(config: Config, name: str, steps: int) -> dict:
+    """Seconds a step and peak memory of one of `STAGES`, optimizer states and moving average in place."""
+    section = name.partition("_")[0]
+    stage = getattr(config.train, section)
+    stage = stage.model_copy(update={"precision": precision_of(stage), "wandb": False})
+    torch.manual_seed(stage.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = STAGES[name](config, Path(folder))
+        run = Run(
+            stage_name=section, stage=stage, root=folder, metadata={"config": config.model_dump()},
+            arguments=stage_arguments("").parse_args(["-c", "", "-m", "benchmark"]), **prepared.networks,
+        )
+        batch = {key: value.to(run.device) for key, value in prepared.batch.items() if torch.is_tensor(value)}
+        one_step = partial(run.train_step, itertools.repeat(batch), prepared.training_step)
+        warm = 0
+        while warm < WARM_UP_STEPS:
+            skipped = run.skipped  # fp16 skips steps until its loss scale fits
+            one_step()
+            warm += run.skipped == skipped
+        times = [seconds_of(one_step) for _ in range(steps)]
+        run.close()
+    return {
+        "seconds_per_step": {"median": statistics.median(times), "min": min(times), "max": max(times)},
+        "batch_size": stage.batch_size, "gradient_accumulation": stage.gradient_accumulation,
+        "clip_seconds": prepared.clip_seconds, "precision": stage.precision,
+        "gradient_checkpointing": section == "llm" and config.llm.gradient_checkpointing,
+        "peak_memory_gb": peak_memory_gb(),
+    }
+
+
+def prepare_codec(config: Config, folder: Path) -> Prepared:
+    stage, audio, stride = config.train.codec, config.audio, config.codec.stride
+
+    def training_step(run: Run, batch: dict) -> dict[str, Tensor]:
+        mel = log_mel(batch["wave"], audio)
+        mel = mel[:, :, : mel.shape[2] // stride * stride]
+        losses = codec_losses(run.generator(mel, batch["speaker"]).mel, mel)
+        run.update("generator", weighted_sum(losses, stage.loss_weights))
+        return losses
+
+    batch = wave_batch(config, stage, folder)
+    return Prepared({"generator": build_codec(config)}, batch, training_step, stage.segment_frames / audio.frame_rate)
+
+
+def prepare_llm(config: Config, _folder: Path) -> Prepared:
+    stage, codec, lm = config.train.llm, codec_sizes(config), build_lm(config)
+    # as train_llm.py leaves out what does not fit
+    room = config.llm.max_positions - lm.positions_for(0, 0)
+    seconds = min(config.data.max_seconds, room / (SYMBOLS_PER_SECOND + codec["frame_rate"]))
+    B, L, T = stage.batch_size, int(seconds * SYMBOLS_PER_SECOND), int(seconds * codec["frame_rate"])
+    zeros = torch.zeros(B, dtype=torch.long)
+    batch = {
+        "text": torch.randint(lm.body.config.vocab_size, (B, L)), "text_lengths": zeros + L,
+        "codes": torch.randint(codec["codebook_size"], (B, codec["n_codebooks"], T)), "codes_lengths": zeros + T,
+        "speaker": zeros, "language": zeros,
+    }
+
+    def training_step(run: Run, batch: dict) -> dict[str, Tensor]:
+        logits, targets = run.generator(
+            batch["text"], batch["text_lengths"], batch["codes"], batch["codes_lengths"], batch["speaker"],
+            batch["language"],
+        )
+        losses = {"llm": token_cross_entropy(logits, targets)}
+        run.update("generator", weighted_sum(losses, stage.loss_weights))
+        return losses
+
+    return Prepared({"generator": lm}, batch, training_step, T / codec["frame_rate"])
+
+
+def prepare_vocoder(config: Config, folder: Path, adversarial: bool) -> Prepared:
+    stage, audio = config.train.vocoder, config.audio
+    codec = codec_sizes(config) if stage.conditioning == "codes" else None
+
+    def training_step(run: Run, batch: dict) -> dict[str, Tensor]:
+        mel = log_mel(batch["wave"], audio)
+        decoded_mel, output = generate_wave(run.generator, batch, mel)
+        wave = batch["wave"][:, : output.wave.shape[1]]
+        losses = reconstruction_losses(
+            output.wave, wave, mel, audio, fake_subbands=output.subbands,
+            real_subbands=run.unwrapped().vocoder.analysis(wave), decoded_mel=decoded_mel,
+        )
+        weights = stage.loss_weights
+        if not adversarial:
+            run.update("generator", weighted_sum(losses, {name: weights[name] for name in losses}))
+            return losses
+        run.update("discriminator", discriminator_loss(run.discriminator, output.wave, wave))
+        with run.frozen("discriminator") as discriminator:
+            losses |= generator_losses(discriminator, output.wave, wave)
+            run.update("generator", weighted_sum(losses, {name: weights[name] for name in losses}))
+        return losses
+
+    networks = {
+        "generator": build_wave_generator(config, 1, codec),
+        "discriminator": build_discriminators(config.discriminators),
+    }
+    batch = wave_batch(config, stage, folder, codec)
+    return Prepared(networks, batch, training_step, stage.segment_frames / audio.frame_rate)
+
+
+def wave_batch(config: Config, stage: CodecStage | VocoderStage, folder: Path, codec: dict | None = None) -> dict:
+    """A batch of noise through the stage's own dataset; with `codec_sizes`, of random codes too."""
+    seconds, sample_rate, B = config.data.max_seconds, config.audio.sample_rate, stage.batch_size
+    save_audio(folder / "noise.wav", 0.1 * torch.randn(int(seconds * sample_rate)), sample_rate)
+    codes, code_frame_rate = None, 0.0
+    if codec:
+        code_frame_rate = codec["frame_rate"]
+        shape = codec["n_codebooks"], int(seconds * code_frame_rate)
+        codes = [np.random.default_rng(stage.seed).integers(codec["codebook_size"], size=shape)] * B
+    clips = [Clip(folder / "noise.wav", "")] * B
+    dataset = WaveSegments(clips, [DEFAULT_SPEAKER], config.audio, stage.segment_frames, codes, code_frame_rate)
+    return collate_items([dataset.draw(Draw(i, seed=i)) for i in range(B)])
+
+
+STAGES: dict[str, Callable[[Config, Path], Prepared]] = {
+    "codec": prepare_codec,
+    "llm": prepare_llm,
+    "vocoder_reconstruction": partial(prepare_vocoder, adversarial=False),
+    "vocoder_adversarial": partial(prepare_vocoder, adversarial=True),
+}
+"""The vocoder's two: before and after train.vocoder.adversarial_start."""

@@ -1,0 +1,68 @@
+"""Text -> codes -> mel -> wave with random weights, as `synthesize.py` does it for one sentence."""
+
+import statistics
+from functools import partial
+
+import torch
+
+from benchmarking.machine import device, peak_memory_gb, seconds_of
+from benchmarking.networks import build_decoder_and_vocoder, build_lm, codec_sizes
+from benchmarking.stages import SYMBOLS_PER_SECOND
+from config import Config
+from models.layers.delay import steps_for
+from models.layers.sampling import Sampling
+
+PARTS = {"lm": "text -> codes", "decoder": "codes -> mel", "vocoder": "mel -> wave"}
+
+
+def measure_synthesis(config: Config, repeats: int, seconds: int) -> dict:
+    """LM steps a second, seconds of each part per second of audio, and how many times real time the chain is; medians
+    of `repeats`. Without a mel decoder in the config, there is no chain (None).
+
+    ValueError if a sentence of `seconds` is longer than the language model's positions.
+    """
+    codec, where = codec_sizes(config), device()
+    torch.manual_seed(0)
+    lm = build_lm(config).eval().to(where)
+    decoder, vocoder = build_decoder_and_vocoder(config)
+    vocoder.remove_weight_norm()
+    vocoder.eval().to(where)
+    if decoder is not None:
+        decoder.eval().to(where)
+    L, T = seconds * SYMBOLS_PER_SECOND, round(seconds * codec["frame_rate"])
+    if lm.positions_for(L, T) > config.llm.max_positions:
+        raise ValueError(f"--seconds {seconds}: takes {lm.positions_for(L, T)} positions, llm.max_positions is "
+                         f"{config.llm.max_positions}; take fewer seconds")
+    with torch.no_grad():
+        lm.heads[0].weight[lm.end] = 0  # a logit in the middle of all others is not among the top k: nothing ends early
+    text = torch.randint(lm.body.config.vocab_size, (L,), device=where)
+    zero = torch.zeros(1, dtype=torch.long, device=where)
+
+    times: dict[str, list[float]] = {part: [] for part in PARTS}
+    for frames in [max(2, T // 8), *[T] * repeats]:  # the first warms up
+        codes = run_timed(times["lm"], partial(lm.generate, [text], zero, zero, [frames], Sampling()))[0].codes
+        n_frames = max(2, int(codes.shape[1] / codec["frame_rate"] * config.audio.frame_rate))
+        with torch.inference_mode():
+            mel = torch.randn(1, config.audio.n_mels, n_frames, device=where)
+            if decoder is not None:
+                lengths = zero + codes.shape[1]
+                mel = run_timed(times["decoder"], partial(decoder, codes[None], lengths, zero, zero.float(), n_frames))
+            wave = run_timed(times["vocoder"], partial(vocoder, mel)).wave
+
+    lm_steps = steps_for(codes.shape[1], codec["n_codebooks"])
+    audio_seconds = wave.shape[1] / config.audio.sample_rate
+    per_second = {part: statistics.median(t[1:]) / audio_seconds for part, t in times.items() if t}
+    return {
+        "audio_seconds": audio_seconds, "text_symbols": L, "lm_steps": lm_steps,
+        "lm_steps_per_second": lm_steps / audio_seconds / per_second["lm"],
+        "seconds_per_audio_second": per_second,
+        "times_real_time": 1 / sum(per_second.values()) if decoder is not None else None,
+        "precision": "fp32", "peak_memory_gb": peak_memory_gb(),
+    }
+
+
+def run_timed(times: list[float], function: partial) -> object:
+    """The function's value; its wall seconds are appended to `times`."""
+    values = []
+    times.append(seconds_of(lambda: values.append(function())))
+    return values[0]

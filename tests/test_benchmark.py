@@ -1,0 +1,94 @@
+import json
+import os
+import sys
+
+import pytest
+import torch
+from transformers import EncodecConfig as HubConfig
+from transformers import EncodecModel
+
+import benchmark
+from benchmarking.networks import codec_sizes, count_parameters
+from benchmarking.stages import measure_training
+from benchmarking.synthesis import measure_synthesis
+from config import Config, EncodecConfig, load_config
+
+TINY = "configs/tiny/ipa_tts.json"
+PARTS = {"lm", "decoder", "vocoder"}
+
+
+def test_every_figure_of_the_tiny_config(tmp_path, monkeypatch):
+    target = tmp_path / "figures" / "tiny.json"
+    command = ["benchmark.py", "-c", TINY, "--steps", "1", "--seconds", "1", "--json", str(target)]
+    monkeypatch.setattr(sys, "argv", command)
+    benchmark.main()
+    results = json.loads(target.read_text(encoding="utf-8"))
+    assert results.keys() == {"config", "machine", "parameters", "synthesis", "training"}
+
+    config = load_config(TINY)
+    assert results["parameters"] == count_parameters(config)
+    assert results["parameters"].keys() == {"codec", "llm", "decoder", "vocoder", "discriminators"}
+    machine = results["machine"]
+    assert machine["device"] == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert machine["bandwidth_gb_per_second"] > 0.5
+    assert machine["matmul_tflops"].keys() == {"fp32"}
+    assert machine["matmul_tflops"]["fp32"] > 1e-3
+
+    training = results["training"]
+    assert list(training) == ["codec", "llm", "vocoder_reconstruction", "vocoder_adversarial"]
+    for row in training.values():
+        assert 0 < row["seconds_per_step"]["min"] == row["seconds_per_step"]["median"] == row["seconds_per_step"]["max"]
+        assert 0 < row["peak_memory_gb"] < 4
+        assert row["precision"] == "fp32"
+        assert row["gradient_checkpointing"] is False
+    assert [row["batch_size"] for row in training.values()] == [8, 8, 4, 4]
+    assert training["llm"]["clip_seconds"] == pytest.approx(config.data.max_seconds, abs=0.05)
+    assert training["vocoder_adversarial"]["clip_seconds"] == pytest.approx(16 * 256 / 22050)
+
+    synthesis = results["synthesis"]
+    assert synthesis["audio_seconds"] == pytest.approx(1, abs=0.1)
+    assert synthesis["seconds_per_audio_second"].keys() == PARTS
+    assert synthesis["times_real_time"] * sum(synthesis["seconds_per_audio_second"].values()) == pytest.approx(1)
+    lm_seconds = synthesis["seconds_per_audio_second"]["lm"] * synthesis["audio_seconds"]
+    assert synthesis["lm_steps"] / synthesis["lm_steps_per_second"] == pytest.approx(lm_seconds)
+
+
+def test_vocoder_on_mel_and_encodec_are_no_chain():
+    config = load_config(TINY)
+    vocoder = config.train.vocoder.model_copy(update={"conditioning": "mel"})
+    train = config.train.model_copy(update={"vocoder": vocoder})
+    config = config.model_copy(update={"codec": EncodecConfig(bandwidth=1.5), "train": train})
+    results = measure_synthesis(config, repeats=1, seconds=1)
+    assert results["times_real_time"] is None
+    assert results["seconds_per_audio_second"].keys() == PARTS - {"decoder"}
+    assert results["lm_steps"] == 75 + 1
+
+
+@pytest.mark.parametrize("bandwidth", [1.5, 3.0, 6.0, 12.0, 24.0])
+def test_encodec_sizes_equal_the_hub_model(bandwidth):
+    config = Config(data=load_config(TINY).data, codec=EncodecConfig(bandwidth=bandwidth))
+    hub = EncodecModel(HubConfig(num_filters=4))  # the sizes of EnCodec 24 kHz but for its width
+    assert codec_sizes(config) == {
+        "n_codebooks": hub.quantizer.get_num_quantizers_for_bandwidth(bandwidth),
+        "codebook_size": hub.config.codebook_size, "frame_rate": hub.config.sampling_rate / hub.config.hop_length,
+    }
+
+
+def test_sentence_longer_than_the_model_is_refused():
+    with pytest.raises(ValueError, match=r"--seconds 60: takes .* llm.max_positions is 512"):
+        measure_synthesis(load_config(TINY), repeats=1, seconds=60)
+
+
+def test_process_that_is_killed_is_one_sentence():
+    with pytest.raises(ValueError, match="training, llm: ended, most likely for want of memory"):
+        benchmark.in_own_process("training, llm", os._exit, 1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("stage", ["llm", "vocoder_reconstruction", "vocoder_adversarial"])
+def test_full_config_fits_a_12_gb_gpu(stage):
+    config = load_config("configs/ipa_tts.json")
+    row = benchmark.in_own_process(stage, measure_training, config, stage, 2)
+    assert row["batch_size"] == 2
+    assert row["precision"] == "fp16"
+    assert row["peak_memory_gb"] < 12
