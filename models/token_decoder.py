@@ -37,7 +37,7 @@ class TokenDecoder(nn.Module):
         """codes (B, n_codebooks, T), lengths (B,), speaker (B,) -> mel (B, n_mels, n_frames).
 
         `start` (B,): mel frames (a real number) between the beginning of the codes and the first frame given.
-        Mel frames past a clip's last code repeat its last value.
+        Mel frames past a clip's last code see no codes, and learn to be silence.
         """
         B, _, T = codes.shape
         mask = (torch.arange(T, device=codes.device) < lengths.unsqueeze(1)).unsqueeze(1)

@@ -21,7 +21,7 @@ class Sampling:
     repetition_threshold: float = 0.5
 
     def __post_init__(self):
-        if self.temperature < 0:
+        if not self.temperature >= 0:
             raise ValueError(f"temperature {self.temperature}: must be 0 (greedy) or more")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p {self.top_p}: must lie in (0, 1]")
