@@ -1,0 +1,106 @@
+"""Who imports whom, and what may not be written, from the syntax trees."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LIBRARIES = {
+    # what each may import of ours; a name stands for the module or package and all in it
+    "cli": set(), "plotting": set(), "checkpoints": set(), "codes_cache": set(), "config": set(),
+    "mel_processing": {"config"}, "training": {"config", "checkpoints"}, "losses": {"mel_processing"},
+    "data_utils": {"text", "mel_processing", "config"}, "text": {"text", "config"},
+    "models": {"models", "config", "checkpoints"},
+    "preprocessing": {"preprocessing", "config", "mel_processing", "data_utils"},
+}
+NETWORK_PARTS = {"models.layers", "config", "mel_processing"}
+
+
+def sources(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).glob("*.py"))
+
+
+MODULES = sources(".", "models", "models/layers", "text", "preprocessing")
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of our own modules that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    ours = {module_name(module) for module in MODULES} | {"models.layers"}
+    return {name for name in names if name in ours}
+
+
+def may(imported: str, allowed: set[str]) -> bool:
+    return any(imported == name or imported.startswith(f"{name}.") for name in allowed)
+
+
+def is_script(path: Path) -> bool:
+    return path.parent == ROOT and 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")
+
+
+def test_every_library_has_rules():
+    assert set(LIBRARIES) <= {module_name(path) for path in MODULES}
+    libraries = {module_name(path) for path in sources(".") if not is_script(path)}
+    assert libraries == set(LIBRARIES) - {"text", "models", "preprocessing"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_who_imports_whom(path):
+    name, package = module_name(path), module_name(path).split(".")[0]
+    if is_script(path):
+        scripts = {module_name(other) for other in sources(".") if is_script(other)}
+        assert not imports(path) & scripts, "scripts import libraries, never scripts"
+        return
+    allowed = LIBRARIES[package]
+    if name.startswith("models.layers"):
+        allowed = {"models.layers"}
+    elif name.startswith("models."):
+        allowed = NETWORK_PARTS
+    wrong = sorted(imported for imported in imports(path) - {name, package} if not may(imported, allowed))
+    assert not wrong, f"{name} must not import {wrong}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_what_is_never_written(path):
+    for node in ast.walk(tree(path)):
+        where = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Call):
+            function = ast.unparse(node.func)
+            options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            assert function != "print", f"{where}: print"
+            assert options.get("weights_only") != "False", f"{where}: would run code from a file"
+            assert options.get("trust_remote_code") != "True", f"{where}: would run code from a repository"
+            assert function != "torch.load" or options.get("weights_only") == "True", f"{where}: say weights_only=True"
+            if function.endswith("load_state_dict"):
+                assert options.get("strict") != "False", f"{where}: strict=False"
+        assert not (isinstance(node, ast.ExceptHandler) and node.type is None), f"{where}: bare except"
+        assert not isinstance(node, ast.Global), f"{where}: a module's global"
+
+
+@pytest.mark.parametrize("path", [path for path in sources(".") if is_script(path)], ids=module_name)
+def test_every_script_ends_in_one_way_and_says_how_it_is_called(path):
+    last = tree(path).body[-1]
+    assert ast.unparse(last) == "if __name__ == '__main__':\n    cli.run(main)"
+    assert f"python3 {path.name}" in (ast.get_docstring(tree(path)) or "")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_every_module_says_what_it_is(path):
+    assert ast.get_docstring(tree(path)), "no docstring"
