@@ -62,6 +62,11 @@ class AudioConfig(Section):
         """Mel frames a second."""
         return self.sample_rate / self.hop_length
 
+    @property
+    def frame_centre(self) -> float:
+        """Where a mel frame is centred, in frames from its beginning: half a hop in, or on its edge."""
+        return 0.5 if self.padding == "same" else 0.0
+
 
 class TextConfig(Section):
     """How text becomes symbols."""
