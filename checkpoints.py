@@ -86,10 +86,12 @@ def newest_checkpoint(folder: str | Path) -> tuple[dict, dict | None] | None:
 
 
 def require_checkpoint(folder: str | Path, command: str) -> dict:
-    """The newest `G` of a stage folder; ValueError naming the `command` that makes one if there is none."""
+    """The newest `G` of a folder `.../<stage>`; ValueError naming the `command` that makes one if there is none."""
     found = newest_checkpoint(folder)
     if found is None:
         raise ValueError(f"{folder}: no checkpoint; train one first: {command}")
+    if found[0]["stage"] != Path(folder).name:
+        raise ValueError(f"{folder}: holds checkpoints of stage {found[0]['stage']}; move them to their own folder")
     return found[0]
 
 

@@ -23,8 +23,8 @@ from torch import Tensor
 import cli
 from checkpoints import require_checkpoint, saved_steps
 from config import MelCodecConfig, parse_config
-from data_utils import read_filelist
-from mel_processing import log_mel, save_audio
+from data_utils import DEFAULT_LANGUAGE, DEFAULT_SPEAKER, read_filelist
+from mel_processing import audio_format, log_mel, save_audio
 from models import CodesToWave, build_token_lm, build_wave_generator, load_codec, load_network
 from models.layers.sampling import Sampling
 from plotting import mel_figure, save_figure
@@ -104,14 +104,13 @@ class Synthesizer:
 
         ValueError for a language or speaker that the model has not learned, and for text with nothing to say.
         """
-        language_id = self._index(self.languages, language, "language")
         speaker = speaker or self.speakers[0]
-        speaker_id = self._index(self.speakers, speaker, "speaker")
+        language_id, speaker_id = self.check(language, speaker)
         if input_type == "text":
             parts = self.frontend.phonemize_many(split_sentences(text, language), language)
         else:
             parts = [normalize_ipa(text)]
-        parts = [piece for part in parts for piece in self._fit(part) if piece.strip()]
+        parts = [piece for part in parts if part for piece in self._fit(part)]
         if not parts:
             raise ValueError("there is nothing to say in the text")
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
@@ -127,14 +126,20 @@ class Synthesizer:
         joined = [piece for wave in waves for piece in (wave, pause)][:-1]
         return Speech(torch.cat(joined), self.audio.sample_rate, sentences)
 
+    def check(self, language: str, speaker: str | None) -> tuple[int, int]:
+        """Ids of a language and a speaker; ValueError if the model has not learned one of them."""
+        speaker = speaker or self.speakers[0]
+        return self._index(self.languages, language, "language"), self._index(self.speakers, speaker, "speaker")
+
     def wave_from_codes(self, codes: Tensor, speaker: str) -> Tensor:
         """codes (n_codebooks, frames) -> (samples,) on the CPU."""
         frames = codes.shape[1]
+        mel_frames = max(2, round(frames / self.code_frame_rate * self.audio.frame_rate))  # 1 would give no samples
         with torch.inference_mode():
             mel = self.decoder(
                 codes[None], torch.tensor([frames], device=self.device),
                 torch.tensor([self._index(self.decoder_speakers, speaker, "speaker")], device=self.device),
-                torch.zeros(1, device=self.device), max(2, int(frames / self.code_frame_rate * self.audio.frame_rate)),
+                torch.zeros(1, device=self.device), mel_frames,
             )
             return self.vocoder(mel).wave[0].cpu()
 
@@ -188,6 +193,8 @@ def synthesize_text(
     input_type: str = "text",
 ) -> tuple[Tensor, int]:
     """Speaks text: samples (n,) float32 and their rate, also written to `output_path` if given."""
+    if output_path:
+        audio_format(output_path)
     started = time.perf_counter()
     synthesizer = load_synthesizer(model)
     speech = synthesizer.speak(text, language, speaker, input_type=input_type, sampling=sampling, seed=seed)
@@ -212,17 +219,25 @@ def report(speech: Speech, wall_seconds: float, path: str | Path | None) -> None
 
 
 def synthesize_filelist(synthesizer: Synthesizer, path: Path, folder: Path, options: argparse.Namespace) -> None:
-    """Speaks every line of a filelist into `folder/<stem of its path>.wav`."""
-    clips = read_filelist(path)
-    columns = path.read_text(encoding="utf-8").split("\n")[0].count("|")
-    for clip in clips:
-        started = time.perf_counter()
-        speech = synthesizer.speak(
-            clip.text, clip.language if columns == 3 else options.language,
-            clip.speaker if columns >= 2 else options.speaker,
-            input_type=options.input_type, sampling=sampling_from(options), seed=options.seed,
-        )
-        target = folder / f"{clip.path.stem}.wav"
+    """Speaks every line of a filelist into `folder/<stem of its path>.wav`, having checked all of them."""
+    lines: dict[str, tuple[str, str, str | None]] = {}
+    for clip in read_filelist(path):
+        language = options.language if clip.language == DEFAULT_LANGUAGE else clip.language
+        speaker = options.speaker if clip.speaker == DEFAULT_SPEAKER else clip.speaker
+        if clip.path.stem in lines:
+            raise ValueError(f"{path}: two lines would be written to {clip.path.stem}.wav; give each path another name")
+        try:
+            synthesizer.check(language, speaker)
+        except ValueError as error:
+            raise ValueError(f"{path}, {clip.path.name}: {error}") from error
+        lines[clip.path.stem] = clip.text, language, speaker
+    for name, (text, language, speaker) in lines.items():
+        started, target = time.perf_counter(), folder / f"{name}.wav"
+        try:
+            speech = synthesizer.speak(text, language, speaker, input_type=options.input_type,
+                                       sampling=sampling_from(options), seed=options.seed)
+        except ValueError as error:
+            raise ValueError(f"{path}, {name}: {error}") from error
         save_audio(target, speech.samples, speech.sample_rate)
         report(speech, time.perf_counter() - started, target)
 
@@ -254,14 +269,14 @@ def main() -> None:
     if options.input:
         synthesize_filelist(load_synthesizer(options.model), options.input, options.output, options)
         return
-    options.input_type = "ipa" if options.ipa else "text"
+    text, input_type = (options.text, "text") if options.ipa is None else (options.ipa, "ipa")
     samples, _ = synthesize_text(
-        options.text or options.ipa, options.language, options.speaker, options.model, options.output,
-        sampling_from(options), options.seed, options.input_type,
+        text, options.language, options.speaker, options.model, options.output, sampling_from(options), options.seed,
+        input_type,
     )
     if options.mel:
         audio = load_synthesizer(options.model).audio
-        save_figure(mel_figure({options.text or options.ipa: log_mel(samples[None], audio)[0]}), options.mel)
+        save_figure(mel_figure({text: log_mel(samples[None], audio)[0]}), options.mel)
 
 
 if __name__ == "__main__":

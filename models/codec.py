@@ -115,8 +115,10 @@ class MelDecoder(nn.Module):
         """codes (B, n_codebooks, T), lengths (B,), speaker (B,) -> mel (B, n_mels, n_frames).
 
         `start` (B,): mel frames between the beginning of the codes and the first frame given, whole numbers here.
+        Frames past the end of the codes repeat the last one.
         """
         mask = torch.arange(codes.shape[2], device=codes.device) < lengths.unsqueeze(1)
         mel = self.from_quantised(self.quantizer.dequantise(codes), speaker, mask.unsqueeze(1))
         index = start.round().long().unsqueeze(1) + torch.arange(n_frames, device=mel.device)  # (B, n_frames)
+        index = index.clamp(max=mel.shape[2] - 1)
         return mel.gather(2, index.unsqueeze(1).expand(-1, self.n_mels, -1))

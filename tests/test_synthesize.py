@@ -1,0 +1,184 @@
+"""Synthesis on the tiny chain: what it says is noise, how it says it is exact."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from conftest import run_script
+
+import synthesize
+from checkpoints import read_checkpoint, saved_steps, write_checkpoint
+from mel_processing import load_audio
+from models.layers.sampling import Sampling
+from synthesize import Synthesizer, load_synthesizer, synthesize_text
+from text import split_sentences
+
+TEXT = "The quick brown fox jumps."
+
+
+@pytest.fixture(autouse=True)
+def _forget_models():
+    load_synthesizer.cache_clear()
+
+
+def refused(capsys, *arguments: object) -> str:
+    """The error of a command line that must end with status 2."""
+    with pytest.raises(SystemExit) as stop:
+        run_script("synthesize", *arguments)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    return error.removeprefix("error: ")
+
+
+def test_text_is_spoken_and_drawn(chain, tmp_path, caplog):
+    caplog.set_level("INFO")
+    run_script("synthesize", "-m", "tiny", "--text", TEXT, "-o", tmp_path / "a.wav", "--mel", tmp_path / "new/a.png")
+    info = soundfile.info(tmp_path / "a.wav")
+    assert (info.samplerate, info.channels, info.subtype) == (22050, 1, "PCM_16")
+    assert 0.1 < info.duration < 10
+    assert (tmp_path / "new/a.png").read_bytes().startswith(b"\x89PNG")
+    assert f"a.wav: {info.duration:.2f} s of audio in" in caplog.text
+    assert "1 sentence(s)" in caplog.text
+
+
+def test_a_seed_gives_the_same_speech(chain, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run_script("synthesize", "-m", "tiny", "--text", TEXT, "-o", tmp_path / f"{name}.wav", "--seed", seed)
+    a, b, c = ((tmp_path / f"{name}.wav").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_ipa_is_spoken_as_the_text_it_came_from(chain, tmp_path):
+    ipa = load_synthesizer("tiny").frontend.phonemize(TEXT, "en-us")
+    options = {"model": "tiny", "seed": 3}
+    samples, rate = synthesize.synthesize(ipa, **options)
+    expected, _ = synthesize_text(TEXT, output_path=tmp_path / "a.flac", **options)
+    assert rate == 22050
+    assert torch.equal(samples, expected)
+    scaled = expected / max(1, expected.abs().max())
+    torch.testing.assert_close(load_audio(tmp_path / "a.flac", rate), scaled, atol=1e-4, rtol=0)
+    run_script("synthesize", "--ipa", ipa, "-o", tmp_path / "b.flac", "--seed", 3)  # the model that was trained last
+    assert torch.equal(load_audio(tmp_path / "b.flac", rate), load_audio(tmp_path / "a.flac", rate))
+
+
+def test_a_filelist_is_spoken_line_by_line(chain, tmp_path):
+    lines = "one.wav|ella|en-us|Hello there.\ntwo.wav|bruno|de|Guten Tag.\n"
+    (tmp_path / "lines.txt").write_text(lines)
+    run_script("synthesize", "-m", "tiny", "-i", tmp_path / "lines.txt", "-o", tmp_path / "out", "--temperature", 0)
+    greedy = {"model": "tiny", "sampling": Sampling(temperature=0)}
+    for line in lines.splitlines():
+        name, speaker, language, text = line.replace(".wav", "").split("|")
+        expected, rate = synthesize_text(text, language, speaker, output_path=tmp_path / "alone.wav", **greedy)
+        assert torch.equal(load_audio(tmp_path / f"out/{name}.wav", rate), load_audio(tmp_path / "alone.wav", rate))
+    (tmp_path / "ipa.txt").write_text("three.wav|həlˈoʊ\n")
+    run_script("synthesize", "-i", tmp_path / "ipa.txt", "--input-type", "ipa", "-s", "ella", "-o", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one.wav", "three.wav", "two.wav"]
+
+
+def test_long_text_is_split_until_it_fits_the_positions(chain):
+    synthesizer = load_synthesizer("tiny")
+    synthesizer.frames_per_symbol = 4.0
+    text = " ".join(["never ending"] * 60) + ". " + TEXT
+    speech = synthesizer.speak(text, seed=0)
+    assert len(speech.sentences) > 3
+    words = " ".join(sentence["ipa"] for sentence in speech.sentences).split()
+    sentences = split_sentences(text, "en-us")
+    assert words == " ".join(synthesizer.frontend.phonemize(sentence, "en-us") for sentence in sentences).split()
+    for sentence in speech.sentences:
+        n_symbols = len(synthesizer.frontend.encode(sentence["ipa"]))
+        assert synthesizer.lm.positions_for(n_symbols, synthesizer._bound(n_symbols)) <= 512
+    pauses = 0.25 * (len(speech.sentences) - 1)
+    assert speech.seconds == pytest.approx(sum(s["seconds"] for s in speech.sentences) + pauses, abs=1e-3)
+    with pytest.raises(ValueError, match="a word of 600 symbols is too long to speak"):
+        synthesizer.speak("a" * 600, input_type="ipa")
+
+
+def test_every_code_frame_becomes_its_samples(chain):
+    synthesizer = load_synthesizer("tiny")
+    for frames in (1, 2, 7, 99, 100, 333):
+        wave = synthesizer.wave_from_codes(torch.zeros(2, frames, dtype=torch.long), "ella")
+        assert len(wave) == frames * 4 * 256
+        assert torch.isfinite(wave).all()
+
+
+def test_mistakes_of_the_command_line(chain, tmp_path, capsys):
+    out = tmp_path / "a.wav"
+    speak = ["-m", "tiny", "-o", out, "--text"]
+    cases = [
+        ([*speak, TEXT, "-l", "fr"], "language 'fr' is not among those this model learned: de, en-us, es"),
+        ([*speak, TEXT, "-s", "zoe"], "speaker 'zoe' is not among those this model learned: bruno, ella, lucia"),
+        ([*speak, ""], "nothing to s"), ([*speak, "  \n"], "nothing to s"), ([*speak, "!?"], "nothing to s"),
+        (["-m", "tiny", "-o", out, "--ipa", "§§"], "no known symbol in '§§'"),
+        (["-m", "tiny", "-o", out, "--ipa", ""], "nothing to say"),
+        ([*speak, TEXT, "--temperature", -1], "temperature -1.0: must be 0 (greedy) or more"),
+        (["-m", "tiny", "-o", tmp_path / "a.xyz", "--text", TEXT], "a.xyz: cannot write .xyz; use .wav"),
+        (["-m", "none", "-o", out, "--text", TEXT], "checkpoints/none/llm: no checkpoint; train one first: python3"),
+    ]
+    for arguments, message in cases:
+        assert message in refused(capsys, *arguments), arguments
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in refused(capsys, "-m", "tiny", "--text", TEXT, "-o", tmp_path / "file/a.wav")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_filelist_is_checked_before_it_is_spoken(chain, tmp_path, capsys):
+    lines, out = tmp_path / "lines.txt", tmp_path / "out"
+    cases = {
+        "a.wav|ella|en-us|Hello.\nb.wav|ella|fr|Bonjour.": "lines.txt, b.wav: language 'fr' is not among",
+        "a.wav|ella|en-us|Hello.\nb.wav|zoe|en-us|Hi.": "lines.txt, b.wav: speaker 'zoe' is not among",
+        "x/a.wav|Hello.\ny/a.wav|Hi.": "two lines would be written to a.wav",
+        "a.wav": "line 1: 1 columns", "": "the filelist is empty", "a.wav|": "line 1: no text",
+    }
+    for content, message in cases.items():
+        lines.write_text(content)
+        with pytest.raises(SystemExit):
+            run_script("synthesize", "-m", "tiny", "-i", lines, "-o", out)
+        assert message in capsys.readouterr().err
+        assert not out.exists()
+    lines.write_text("a.wav|...")
+    assert "lines.txt, a: nothing to s" in refused(capsys, "-m", "tiny", "-i", lines, "-o", out)
+    assert "no such filelist" in refused(capsys, "-m", "tiny", "-i", tmp_path / "gone.txt", "-o", out)
+
+
+def edit_newest(stage: str, edit) -> None:
+    folder = Path("checkpoints/tiny") / stage
+    path = folder / f"G_step{saved_steps(folder)[0]}.pth"
+    checkpoint = read_checkpoint(path)
+    edit(checkpoint)
+    write_checkpoint(checkpoint, path)
+
+
+def set_audio(checkpoint: dict) -> None:
+    checkpoint["config"]["audio"]["sample_rate"] = 24000
+
+
+@pytest.mark.parametrize(("stage", "edit", "message"), [
+    ("llm", lambda c: c["codec"].update(fingerprint="0123"), "model speaks codes of codec 0123, the vocoder"),
+    ("vocoder", lambda c: c["codec"].update(fingerprint="0123"), "stage hears codec 0123"),
+    ("llm", set_audio, "llm and vocoder were trained with different audio sections"),
+    ("llm", lambda c: c["text"].update(table=99), "trained with another text frontend:\n  table 99 there, 1 here"),
+    ("llm", lambda c: c["text"].update(frontend="bytes"), "trained with the frontend 'bytes', this is 'ipa'"),
+    ("llm", lambda c: c["weights"].popitem() and c["ema"].popitem(), "weights do not fit this config: .* is missing"),
+    ("llm", lambda c: c["config"].update(nonsense=1), "nonsense: unknown key"),
+    ("vocoder", lambda c: c.update(speakers=["a", "b", "c"]), "speaker 'bruno' is not among"),
+    ("llm", lambda c: c.update(stage="vocoder"), "llm: holds checkpoints of stage vocoder"),
+])
+def test_a_chain_that_does_not_fit_is_refused(own_chain, stage, edit, message):
+    edit_newest(stage, edit)
+    with pytest.raises(ValueError, match=message):
+        Synthesizer("tiny").speak(TEXT)
+
+
+def test_missing_and_damaged_stages(own_chain, caplog):
+    newest = Path("checkpoints/tiny/llm/G_step4.pth")
+    newest.write_bytes(newest.read_bytes()[:5000])
+    assert len(Synthesizer("tiny").speak(TEXT, seed=0).samples) > 1000
+    assert "passed over: checkpoints/tiny/llm/G_step4.pth: truncated" in caplog.text
+    shutil.rmtree("checkpoints/tiny/vocoder")
+    with pytest.raises(ValueError, match=r"tiny/vocoder: no checkpoint; train one first: python3 train_vocoder\.py"):
+        Synthesizer("tiny")
+    with pytest.raises(ValueError, match="checkpoints: no trained model; train one"):
+        load_synthesizer()
