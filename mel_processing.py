@@ -169,7 +169,7 @@ def griffin_lim(mel: Tensor, config: AudioConfig, iterations: int = 32) -> Tenso
 
     For listening to a mel decoder before a vocoder is trained (Perraudin et al. 2013, momentum 0.99).
     """
-    magnitude = (torch.linalg.pinv(mel_filters(config, mel.device)) @ mel.exp()).clamp(min=1e-5)
+    magnitude = (torch.linalg.pinv(mel_filters(config, mel.device)) @ mel.float().exp()).clamp(min=1e-5)
     generator = torch.Generator(mel.device).manual_seed(0)
     phase = 2 * torch.pi * torch.rand(magnitude.shape, generator=generator, device=mel.device)
     angles = torch.polar(torch.ones_like(magnitude), phase)

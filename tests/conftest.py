@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import shutil
 import sys
 from pathlib import Path
@@ -33,7 +34,7 @@ TINY_CONFIG = {
     },
 }
 for _stage in TINY_CONFIG["train"].values():
-    _stage |= {"max_steps": 4, "eval_interval": 2, "save_interval": 2}
+    _stage |= {"max_steps": 4, "eval_interval": 4, "save_interval": 2}
 
 
 def run_script(name: str, *arguments: object) -> None:
@@ -44,14 +45,14 @@ def run_script(name: str, *arguments: object) -> None:
 
 
 def tiny_config(**changes: dict) -> dict:
-    """TINY_CONFIG with whole sections replaced, or merged where the value is a dict; `a__b` is section b of a."""
+    """TINY_CONFIG with sections merged, or replaced where they name a kind; `a__b` is section b of a."""
     config = json.loads(json.dumps(TINY_CONFIG))
     for path, values in changes.items():
         *parents, last = path.split("__")
         section = config
         for parent in parents:
             section = section[parent]
-        section[last] = values if "kind" in values else section[last] | values
+        section[last] = values if "kind" in values else section.get(last, {}) | values
     return config
 
 
@@ -69,6 +70,7 @@ def _built_chain(tmp_path_factory):
     folder = shared / "chain"
     with FileLock(shared / "chain.lock"), pytest.MonkeyPatch.context() as patch:
         if not (folder / "finished").exists():
+            patch.setattr("logging.root.level", logging.INFO)  # for train.log
             folder.mkdir()
             patch.chdir(folder)
             config = write_config()
