@@ -138,19 +138,38 @@ Codec = Annotated[EncodecConfig | MelCodecConfig, Field(discriminator="kind")]
 class TokenLMConfig(Section):
     """The language model from phonemes to codes."""
 
+    backbone: Literal["gpt2", "qwen3", "llama"] = "gpt2"
     pretrained: str | None = None
-    """Folder of a GPT-2 whose transformer weights are all kept; its sizes must equal the ones below."""
+    """Folder of a model of this kind whose transformer weights are all kept; its sizes must equal the ones below."""
     hidden_size: Positive = 768
     n_layers: Positive = 12
     n_heads: Positive = 12
+    n_kv_heads: Positive | None = None
+    """Heads of keys and values, each shared by n_heads / n_kv_heads queries; null: n_heads. Not for gpt2."""
+    head_size: Annotated[int, Field(gt=0, multiple_of=2)] | None = None
+    """Null: hidden_size / n_heads. Not for gpt2."""
+    intermediate_size: Positive | None = None
+    """Width inside the feed-forward part; null: 4 x hidden_size for gpt2, 3 x for the gated ones of the others."""
+    rope_theta: PositiveFloat | None = None
+    """Base of the rotary positions; null: 10,000 (a pretrained Qwen3 has 1,000,000). Not for gpt2."""
     max_positions: Positive = 1024
     dropout: Fraction = 0.1
+    """Of embeddings, attention and residuals for gpt2, of attention alone for the others."""
     gradient_checkpointing: bool = True
 
     @model_validator(mode="after")
     def check(self):
-        if self.hidden_size % self.n_heads:
+        if self.head_size is None and self.hidden_size % self.n_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is no multiple of n_heads {self.n_heads}")
+        if self.backbone == "gpt2":
+            for name in ("n_kv_heads", "head_size", "rope_theta"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name}: gpt2 has no such setting; remove it, or set backbone to qwen3 or llama")
+        elif self.head_size is None and self.hidden_size // self.n_heads % 2:
+            raise ValueError(f"hidden_size {self.hidden_size} / n_heads {self.n_heads} is odd; rotary positions need "
+                             "an even head size")
+        if self.n_heads % (self.n_kv_heads or self.n_heads):
+            raise ValueError(f"n_heads {self.n_heads} is no multiple of n_kv_heads {self.n_kv_heads}")
         return self
 
 
@@ -235,7 +254,17 @@ class CodecStage(StageConfig):
 class LLMStage(StageConfig):
     """train.llm"""
 
-    loss_weights: dict[str, float] = {"llm": 1.0}
+    packing: bool = False
+    """Several clips in one row of up to llm.max_positions, none of which sees another; batch_size counts rows."""
+    curriculum_steps: Annotated[int, Field(ge=0)] = 0
+    """Over so many steps the longest clips come in: first the shortest tenth of all clips, then two tenths, ..."""
+    prompt_probability: Fraction = 0.0
+    """How often a clip stands behind the last seconds of another one of its speaker, without their text, and half of
+    these times without a speaker: so that a reference recording can be the voice."""
+    loss_weights: dict[str, Annotated[float, Field(ge=0)]] = {"llm": 1.0}
+    """With text: also predicts each next symbol of the text, which is not computed while its weight is 0."""
+    text_loss_steps: Positive | None = None
+    """The weight of text falls linearly to 0 over so many steps; null: constant."""
 
 
 class VocoderStage(StageConfig):

@@ -1,22 +1,39 @@
-"""GPT-2 from phonemes to codec codes: one sequence [language, speaker, text, codes], read from left to right."""
+"""A language model from phonemes to codec codes: one sequence [language, speaker, text, codes], read left to right.
 
-import json
+The codes stand in the delay pattern: one step, which is one position of the sequence, for all codebooks.
+"""
+
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import DynamicCache, GPT2Config, GPT2Model
+from transformers import DynamicCache
 
 from config import TokenLMConfig
+from models.layers.backbone import build_backbone, load_pretrained_backbone
 from models.layers.delay import delay, steps_for, undelay
+from models.layers.packing import pack, unpack
 from models.layers.sampling import Sampling, sample
 
 CONDITIONS = 2  # language and speaker, one position each before the text
-ARCHITECTURE = ["n_embd", "n_layer", "n_head", "n_positions", "n_inner", "activation_function", "layer_norm_epsilon",
-                "scale_attn_weights", "scale_attn_by_inverse_layer_idx"]
+IGNORED = -100
+"""The target of what is not to be predicted, as in torch's cross-entropy."""
+
+
+@dataclass
+class HiddenStates:
+    """One teacher-forced pass through the transformer. Behind a clip's own end nothing has a meaning."""
+
+    steps: Tensor
+    """(B, K, S) the delayed codes"""
+    codes: Tensor
+    """(B, S, D) the states that predict them"""
+    text: Tensor
+    """(B, L, D) the states that predict the text's symbols"""
+    frames: Tensor | None
+    """(B, D, T) for each code frame the first state that has seen all of its codebooks; zeros behind the end"""
 
 
 @dataclass
@@ -27,13 +44,16 @@ class Generated:
     """(n_codebooks, frames)"""
     finish_reason: str
     """"stop": the model ended by itself; "length": the bound was reached."""
+    states: Tensor | None = None
+    """(D, frames), as `TokenLM.frame_states` gives them for these codes"""
 
 
 class TokenLM(nn.Module):
-    """A GPT-2 body with its transformer weights, its text table and head replaced by embeddings and heads of our own.
+    """A transformer whose table of words is the frontend's symbols, with embeddings and heads of our own for codes.
 
     Text ids are the frontend's. Codebook k has the codec's codes 0..codebook_size-1 and, apart from them, begin,
-    end and pad ids. Padding stands on the right, where a causal model cannot see it.
+    end and pad ids. Padding stands on the right, where a causal model cannot see it. Speaker -1 is none: the voice is
+    then a prompt's, the beginning of the codes.
     """
 
     def __init__(
@@ -43,13 +63,8 @@ class TokenLM(nn.Module):
         super().__init__()
         self.config, self.n_codebooks, self.codebook_size = config, n_codebooks, codebook_size
         self.begin, self.end, self.pad = codebook_size, codebook_size + 1, codebook_size + 2
-        self.body = GPT2Model(GPT2Config(
-            vocab_size=n_symbols, bos_token_id=None, eos_token_id=None, n_positions=config.max_positions,
-            n_embd=config.hidden_size, n_layer=config.n_layers, n_head=config.n_heads,
-            resid_pdrop=config.dropout, embd_pdrop=config.dropout, attn_pdrop=config.dropout,
-        ))
-        if config.gradient_checkpointing:
-            self.body.gradient_checkpointing_enable({"use_reentrant": False})
+        sizes = config.model_dump(exclude={"backbone", "pretrained"})
+        self.body = build_backbone(config.backbone, n_symbols=n_symbols, **sizes)
         width = config.hidden_size
         self.speaker_embedding = nn.Embedding(n_speakers, width)
         self.language_embedding = nn.Embedding(n_languages, width)
@@ -61,43 +76,26 @@ class TokenLM(nn.Module):
             nn.init.normal_(module.weight, std=0.02)
 
     def load_pretrained(self, folder: str | Path) -> None:
-        """Takes every transformer weight of a GPT-2 folder in hub format (config.json, model.safetensors).
+        """Takes every transformer weight of a folder in hub format (config.json, model.safetensors).
 
-        ValueError if the folder holds no whole GPT-2, or one of another architecture than the config's.
+        ValueError if the folder holds no whole model of the config's backbone, or one of another architecture.
         """
-        folder = Path(folder)
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"{folder}: no GPT-2 in it; run: python3 download.py gpt2 (or set llm.pretrained to null)")
-        try:
-            values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{folder / 'config.json'}: not valid JSON ({error})") from error
-        if values.get("model_type") != "gpt2":
-            raise ValueError(f"{folder}: holds a {values.get('model_type')}, llm.pretrained needs a gpt2")
-        theirs = GPT2Config.from_dict(values)
-        different = [f"{key} {getattr(theirs, key)} there, {getattr(self.body.config, key)} here"
-                     for key in ARCHITECTURE if getattr(theirs, key) != getattr(self.body.config, key)]
-        if different:
-            raise ValueError(f"{folder}: does not fit the config's llm section: {'; '.join(different)}")
-        try:
-            pretrained, report = GPT2Model.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"{folder}: its weights cannot be read ({reason}); delete it, then: "
-                             "python3 download.py gpt2") from error
-        if missing := sorted(report["missing_keys"]):
-            raise ValueError(f"{folder}: {len(missing)} weights are missing, first {missing[0]}; delete it, then: "
-                             "python3 download.py gpt2")
-        self.body.load_state_dict(pretrained.state_dict() | {"wte.weight": self.body.wte.weight})
+        load_pretrained_backbone(self.body, folder)
 
     def positions_for(self, n_symbols: int | Tensor, frames: int | Tensor) -> int | Tensor:
         """How many of the model's positions a clip takes."""
         return CONDITIONS + n_symbols + steps_for(frames, self.n_codebooks)
 
+    def state_positions_for(self, n_symbols: int | Tensor, frames: int | Tensor) -> int | Tensor:
+        """How many positions a clip takes where the states of its frames are wanted: the last codes are read, too."""
+        return CONDITIONS + n_symbols + frames + self.n_codebooks
+
     def prefix(self, text: Tensor, speaker: Tensor, language: Tensor) -> Tensor:
-        """text (B, L), speaker (B,), language (B,) -> embeddings (B, 2 + L, D)."""
-        conditions = torch.stack([self.language_embedding(language), self.speaker_embedding(speaker)], dim=1)
-        return torch.cat([conditions, self.body.wte(text)], dim=1)
+        """text (B, L), speaker (B,) or -1, language (B,) -> embeddings (B, 2 + L, D)."""
+        known = (speaker >= 0).unsqueeze(1)
+        voice = self.speaker_embedding(speaker.clamp(min=0)) * known
+        conditions = torch.stack([self.language_embedding(language), voice], dim=1)
+        return torch.cat([conditions, self.body.get_input_embeddings()(text)], dim=1)
 
     def embed_codes(self, steps: Tensor) -> Tensor:
         """delayed codes (B, K, S) -> summed embeddings (B, S, D)."""
@@ -107,99 +105,205 @@ class TokenLM(nn.Module):
         """(B, S, D) -> (B, K, S, codebook_size + 2): the codes, begin (never right) and end."""
         return torch.stack([head(hidden_states) for head in self.heads], dim=1)
 
-    def hidden_states(
+    def text_logits(self, hidden_states: Tensor) -> Tensor:
+        """(B, L, D) -> (B, 1, L, n_symbols): the table of symbols is its own head, as in GPT-2."""
+        return F.linear(hidden_states, self.body.get_input_embeddings().weight).unsqueeze(1)
+
+    def states(
         self, text: Tensor, text_lengths: Tensor, codes: Tensor, code_lengths: Tensor,
-        speaker: Tensor, language: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Teacher forcing. text (B, L), codes (B, K, T) -> hidden states (B, S, D) that predict the delayed codes,
-        and those delayed codes (B, K, S)."""
+        speaker: Tensor, language: Tensor, *, row: Tensor | None = None, offset: Tensor | None = None,
+        with_frames: bool = False,
+    ) -> HiddenStates:
+        """Teacher forcing: text (B, L), codes (B, K, T), speaker and language (B,) through the transformer.
+
+        With `row` and `offset` (B,), clip b goes through it in that row from that position on, behind other clips,
+        none of which sees another. `with_frames` also reads the last codes (`state_positions_for` positions), which
+        takes clips in rows of their own. ValueError for more positions than the model has.
+        """
         steps = delay(codes, code_lengths, self.begin, self.end, self.pad)  # (B, K, S)
         B, K, S = steps.shape
         begin = torch.full((B, K, 1), self.begin, device=steps.device)
-        inputs = self.embed_codes(torch.cat([begin, steps[:, :, :-1]], dim=2))  # (B, S, D)
+        n_inputs = codes.shape[2] + K if with_frames else S
+        inputs = self.embed_codes(torch.cat([begin, steps], dim=2)[:, :, :n_inputs])  # (B, n_inputs, D)
         prefix = self.prefix(text, speaker, language)  # (B, 2 + L, D)
         # the codes of a clip follow its own text at once, all padding comes after them
         whole = torch.cat([prefix, inputs], dim=1)
         text_end = (CONDITIONS + text_lengths).unsqueeze(1)  # (B, 1)
-        T = int(self.positions_for(text_lengths, code_lengths).max())
-        if self.config.max_positions < T:
-            raise ValueError(f"{T} positions, the model has {self.config.max_positions}: shorter clips are needed")
+        lengths = (self.state_positions_for if with_frames else self.positions_for)(text_lengths, code_lengths)
+        T = int(lengths.max())
         place = torch.arange(T, device=text.device).unsqueeze(0)
-        from_codes = place >= text_end
-        source = torch.where(from_codes, place - text_end + prefix.shape[1], place).clamp(max=whole.shape[1] - 1)
-        packed = whole.gather(1, source.unsqueeze(2).expand(-1, -1, whole.shape[2]))
-        hidden = self.body(inputs_embeds=packed, use_cache=False).last_hidden_state
-        back = (text_end + torch.arange(S, device=text.device)).clamp(max=T - 1)
-        return hidden.gather(1, back.unsqueeze(2).expand(-1, -1, hidden.shape[2])), steps
+        source = torch.where(place >= text_end, place - text_end + prefix.shape[1], place)
+        clips = _take(whole, source.clamp(max=whole.shape[1] - 1))  # (B, T, D)
+        if row is None:
+            hidden = self._body(clips)
+        else:
+            assert not with_frames, "offsets of packed clips leave no room for the last codes"
+            rows, positions = pack(clips, lengths, row, offset)
+            hidden = unpack(self._body(rows, positions), lengths, row, offset)
 
-    def forward(
+        def at(first: Tensor | int, count: int) -> Tensor:
+            places = first + torch.arange(count, device=text.device).expand(B, count)
+            return _take(hidden, places.clamp(max=T - 1))
+
+        frames = None
+        if with_frames:
+            own = torch.arange(codes.shape[2], device=text.device) < code_lengths.unsqueeze(1)  # (B, T)
+            frames = (at(text_end + K, codes.shape[2]) * own.unsqueeze(2)).transpose(1, 2)
+        return HiddenStates(steps, at(text_end, S), at(CONDITIONS - 1, text.shape[1]), frames)
+
+    def _body(self, embeddings: Tensor, positions: Tensor | None = None) -> Tensor:
+        """(R, P, D) -> last hidden states (R, P, D)."""
+        P = embeddings.shape[1]
+        if self.config.max_positions < P:
+            what, mend = ("", "shorter clips are needed") if positions is None else (
+                "a packed row of ", "pack fewer clips into it")
+            raise ValueError(f"{what}{P} positions, the model has {self.config.max_positions}: {mend}")
+        return self.body(inputs_embeds=embeddings, position_ids=positions, use_cache=False).last_hidden_state
+
+    def hidden_states(
         self, text: Tensor, text_lengths: Tensor, codes: Tensor, code_lengths: Tensor,
         speaker: Tensor, language: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Logits (B, K, S, codebook_size + 2) and targets (B, K, S), -100 where nothing is to be predicted."""
-        hidden, steps = self.hidden_states(text, text_lengths, codes, code_lengths, speaker, language)
-        targets = steps.masked_fill((steps == self.begin) | (steps == self.pad), -100)
-        return self.logits(hidden), targets
+        """The states (B, S, D) that predict the delayed codes, and those delayed codes (B, K, S)."""
+        states = self.states(text, text_lengths, codes, code_lengths, speaker, language)
+        return states.codes, states.steps
+
+    def frame_states(
+        self, text: Tensor, text_lengths: Tensor, codes: Tensor, code_lengths: Tensor,
+        speaker: Tensor, language: Tensor,
+    ) -> Tensor:
+        """States (B, D, T), one a code frame, zeros behind a clip's end.
+
+        That of frame t stands where step t + n_codebooks - 1 of the delay pattern is the input: it is the first to have
+        seen all codebooks of the frame, and has seen all before it and of the next frames what is already said.
+        """
+        return self.states(text, text_lengths, codes, code_lengths, speaker, language, with_frames=True).frames
+
+    def forward(
+        self, text: Tensor, text_lengths: Tensor, codes: Tensor, code_lengths: Tensor,
+        speaker: Tensor, language: Tensor, *, prompt_frames: Tensor | None = None, row: Tensor | None = None,
+        offset: Tensor | None = None, with_text: bool = False,
+    ) -> tuple[Tensor, ...]:
+        """Logits (B, K, S, codebook_size + 2) and targets (B, K, S), -100 where nothing is to be predicted.
+
+        The first `prompt_frames` (B,) of the codes are given, not predicted. Packed clips (`row`, `offset`) come as one
+        of all their steps, B = 1, without padding. `with_text` adds the text's logits (B, 1, L, n_symbols) and targets
+        (B, 1, L).
+        """
+        states = self.states(text, text_lengths, codes, code_lengths, speaker, language, row=row, offset=offset)
+        pairs = [(self.logits, states.codes, self.targets(states.steps, prompt_frames))]
+        if with_text:
+            padding = torch.arange(text.shape[1], device=text.device) >= text_lengths.unsqueeze(1)
+            pairs.append((self.text_logits, states.text, text.masked_fill(padding, IGNORED).unsqueeze(1)))
+        output = []
+        for head, hidden, targets in pairs:
+            if row is not None:
+                asked = (targets != IGNORED).any(1)  # (B, S)
+                hidden, targets = hidden[asked].unsqueeze(0), targets.transpose(1, 2)[asked].T.unsqueeze(0)
+            output += [head(hidden), targets]
+        return tuple(output)
+
+    def targets(self, steps: Tensor, prompt_frames: Tensor | None = None) -> Tensor:
+        """Delayed codes (B, K, S) with -100 for begin, pad and the codes of the first `prompt_frames` (B,) frames."""
+        targets = steps.masked_fill((steps == self.begin) | (steps == self.pad), IGNORED)
+        if prompt_frames is None:
+            return targets
+        K, S = steps.shape[1:]
+        time = torch.arange(S, device=steps.device) - torch.arange(K, device=steps.device).unsqueeze(1)  # (K, S)
+        return targets.masked_fill(time < prompt_frames.view(-1, 1, 1), IGNORED)
 
     @torch.inference_mode()
     def generate(
         self, text: list[Tensor], speaker: Tensor, language: Tensor, max_frames: list[int],
-        sampling: Sampling, generator: torch.Generator | None = None,
+        sampling: Sampling, generator: torch.Generator | None = None, *,
+        prompts: list[Tensor | None] | None = None, with_states: bool = False,
     ) -> list[Generated]:
         """Codes for every text (a list of id tensors (L,)), with a KV cache; each at most `max_frames` long.
 
-        Texts of different lengths are padded on the left, with positions and attention mask to match.
+        `prompts`: codes (n_codebooks, frames) of a recording, or None, for each text; the speech goes on from them in
+        their voice, and they are not part of what is returned. Where it is known, what they say belongs before the
+        text. `with_states` adds the states of the frames. Sequences of different lengths are padded on the left, with
+        positions and attention mask to match. ValueError for a text or prompt that leaves no room.
         """
         B, K, device = len(text), self.n_codebooks, speaker.device
-        lengths = torch.tensor([len(ids) for ids in text], device=device)
-        longest = int(lengths.max())
-        prompt = self.heads[0].weight.new_zeros(B, CONDITIONS + longest, self.config.hidden_size)
-        mask = torch.zeros(B, CONDITIONS + longest, dtype=torch.long, device=device)
-        for i, ids in enumerate(text):
-            start = longest - len(ids)
-            prompt[i, start:] = self.prefix(ids[None], speaker[i : i + 1], language[i : i + 1])[0]
-            mask[i, start:] = 1
-        bound = torch.tensor(max_frames, device=device)
-        limit = self.config.max_positions - CONDITIONS - lengths - max(1, K - 1)
-        bound = torch.minimum(bound, limit)
-        if int(bound.min()) < 1:
-            raise ValueError(f"a text of {longest} symbols leaves no room for speech: split it into sentences")
+        prompts = prompts or [None] * B
+        bound = self._bound(text, prompts, max_frames, with_states, device)
+        starts = [self._start(*given, speaker[i : i + 1], language[i : i + 1])
+                  for i, given in enumerate(zip(text, prompts, strict=True))]
+        longest = max(len(start) for start, _ in starts)
+        step_input = torch.stack([F.pad(start, (0, 0, longest - len(start), 0)) for start, _ in starts])  # (B, P, D)
+        lengths = torch.tensor([len(start) for start, _ in starts], device=device).unsqueeze(1)
+        mask = (torch.arange(longest, device=device) >= longest - lengths).long()
+        given = torch.stack([rest for _, rest in starts])  # (B, K, K - 1 or 1)
 
-        begin = torch.full((B, K, 1), self.begin, device=device)
-        step_input = torch.cat([prompt, self.embed_codes(begin)], dim=1)
-        mask = F.pad(mask, (0, 1), value=1)
         cache = DynamicCache(config=self.body.config)
         frames = torch.full((B,), -1, device=device)  # unknown until codebook 0 says end
         steps: list[Tensor] = []
+        states: list[Tensor] = []
         k_index = torch.arange(K, device=device)
-        total = int(steps_for(bound, K).max())
-        for step in range(total):
-            # a text whose bound is reached goes along with the others of its batch, past the model's last position
-            position = (mask.cumsum(1) - 1).clamp(0, self.config.max_positions - 1)[:, -step_input.shape[1] :]
-            output = self.body(inputs_embeds=step_input, attention_mask=mask, position_ids=position,
-                               past_key_values=cache, use_cache=True)
-            logits = self.logits(output.last_hidden_state[:, -1:])[:, :, 0]  # (B, K, V)
+        for step in range(int(steps_for(bound, K).max())):
+            hidden = self._next(step_input, mask, cache)  # (B, D)
+            if with_states:
+                states.append(hidden)
+            logits = self.logits(hidden.unsqueeze(1))[:, :, 0]  # (B, K, V)
             drawn = self._draw(logits, steps, step, frames, bound, sampling, generator)
             ended = (frames < 0) & (drawn[:, 0] == self.end)
             frames = torch.where(ended, step, frames)
             # what the training sequence holds in these places
             time = step - k_index
-            drawn = torch.where((time < 0).unsqueeze(0), self.begin, drawn)
+            drawn = torch.where((time < 0).unsqueeze(0), given[:, :, min(step, given.shape[2] - 1)], drawn)
             after = (frames >= 0).unsqueeze(1) & (time.unsqueeze(0) >= frames.unsqueeze(1))
             is_end = (k_index == 0).unsqueeze(0) & (frames == step).unsqueeze(1)
             drawn = torch.where(after, torch.where(is_end, self.end, self.pad), drawn)
             steps.append(drawn)
-            if bool(((frames >= 0) & (step + 1 >= steps_for(frames, K))).all()):
-                break
             step_input = self.embed_codes(drawn.unsqueeze(2))
             mask = F.pad(mask, (0, 1), value=1)
+            if bool(((frames >= 0) & (step + 1 >= steps_for(frames, K))).all()):
+                break
+        if with_states and K > 1:
+            states.append(self._next(step_input, mask, cache))
         codes = torch.stack(steps, dim=2)
         results = []
-        for i in range(B):
-            count = int(frames[i])
+        for i, count in enumerate(frames.tolist()):
             reason = "length" if count == int(bound[i]) else "stop"
-            results.append(Generated(undelay(codes[i : i + 1], count)[0].clamp(max=self.codebook_size - 1), reason))
+            made = Generated(undelay(codes[i : i + 1], count)[0].clamp(max=self.codebook_size - 1), reason)
+            if with_states:
+                made.states = torch.stack([state[i] for state in states[K : K + count]], dim=1)
+            results.append(made)
         return results
+
+    def _bound(self, text, prompts, max_frames: list[int], with_states: bool, device) -> Tensor:
+        """(B,) the most frames that each text may have and that the positions leave room for."""
+        positions = self.state_positions_for if with_states else self.positions_for
+        bounds = []
+        for ids, prompt, most in zip(text, prompts, max_frames, strict=True):
+            given = 0 if prompt is None else prompt.shape[1]
+            bounds.append(min(most, self.config.max_positions - positions(len(ids), given)))
+            if bounds[-1] < 1:
+                behind = f" and a voice prompt of {given} frames" if given else ""
+                mend = "shorten the prompt, or split the text" if given else "split it into sentences"
+                raise ValueError(f"a text of {len(ids)} symbols{behind} leaves no room for speech: {mend}")
+        return torch.tensor(bounds, device=device)
+
+    def _start(self, ids: Tensor, prompt: Tensor | None, speaker: Tensor, language: Tensor) -> tuple[Tensor, Tensor]:
+        """The embeddings (P, D) of what is given before the first new frame, and (K, K - 1 or 1) what codebooks after
+        the first are given in the next steps, being late."""
+        K = self.n_codebooks
+        columns = torch.full((1, K, steps_for(0, K) + 1), self.begin, device=ids.device)
+        if prompt is not None:
+            length = torch.tensor([prompt.shape[1]], device=ids.device)
+            columns = torch.cat([columns[:, :, :1], delay(prompt[None], length, self.begin, self.end, self.pad)], dim=2)
+        count = columns.shape[2] - steps_for(0, K)
+        start = [self.prefix(ids[None], speaker, language), self.embed_codes(columns[:, :, :count])]
+        return torch.cat(start, dim=1)[0], columns[0, :, count:]
+
+    def _next(self, step_input: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
+        """The last state (B, D) after (B, P, D) more positions; mask (B, positions up to now)."""
+        # a text whose bound is reached goes along with the others of its batch, past the model's last position
+        position = (mask.cumsum(1) - 1).clamp(0, self.config.max_positions - 1)[:, -step_input.shape[1] :]
+        output = self.body(inputs_embeds=step_input, attention_mask=mask, position_ids=position,
+                           past_key_values=cache, use_cache=True)
+        return output.last_hidden_state[:, -1]
 
     def _draw(self, logits, steps, step, frames, bound, sampling, generator) -> Tensor:
         """One code per codebook (B, K); `end` only where it may come, and for certain at the bound."""
@@ -214,3 +318,8 @@ class TokenLM(nn.Module):
         at_bound = (frames < 0) & (bound <= step)
         drawn[:, 0] = torch.where(at_bound, self.end, drawn[:, 0])
         return drawn
+
+
+def _take(sequences: Tensor, places: Tensor) -> Tensor:
+    """sequences (B, T, D), places (B, S) -> (B, S, D)."""
+    return sequences.gather(1, places.unsqueeze(2).expand(-1, -1, sequences.shape[2]))
