@@ -118,18 +118,55 @@ class EncodecConfig(Section):
         return round(self.bandwidth * 1000 / (self.frame_rate * 10))
 
 
+class FSQConfig(Section):
+    """Finite scalar quantisation (arXiv 2309.15505), several codebooks side by side."""
+
+    kind: Literal["fsq"] = "fsq"
+    levels: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] = [8, 5, 5, 5]
+    """Levels of each dimension of one codebook; their product is its size."""
+    n_codebooks: Positive = 4
+
+
+class RVQConfig(Section):
+    """Residual vector quantisation (SoundStream, arXiv 2107.03312): each codebook refines the ones before."""
+
+    kind: Literal["rvq"] = "rvq"
+    n_codebooks: Positive = 8
+    codebook_size: Annotated[int, Field(ge=2)] = 1024
+    latent_size: Positive = 128
+    """Dimensions of a code's vector."""
+    decay: Fraction = 0.99
+    """Of the moving averages that the codebooks follow."""
+    restart_share: Fraction = 0.1
+    """A code chosen less than this share of even use is put on a vector of the batch; 0: never."""
+    quantizer_dropout: bool = False
+    """In training, random numbers of codebooks, so that the first few alone are of use too."""
+
+
+class GaussianConfig(Section):
+    """Continuous latents with a KL to the standard normal; no codes, so not for a language model over tokens."""
+
+    kind: Literal["gaussian"] = "gaussian"
+    latent_size: Positive = 64
+
+
+BottleneckConfig = FSQConfig | RVQConfig | GaussianConfig
+
+
 class MelCodecConfig(Section):
-    """Our own codec: mel frames -> ConvNeXt -> finite scalar quantisation -> ConvNeXt -> mel frames."""
+    """Our own codec: mel frames -> ConvNeXt -> bottleneck -> ConvNeXt -> mel frames."""
 
     kind: Literal["mel"] = "mel"
     stride: Annotated[int, Field(ge=1, le=8)] = 4
     """Mel frames per code frame."""
-    levels: list[Annotated[int, Field(ge=2)]] = [8, 5, 5, 5]
-    """Levels of each dimension of one codebook; their product is its size (FSQ, arXiv 2309.15505)."""
-    n_codebooks: Positive = 4
+    samples_per_code: Positive | None = None
+    """Samples that a code frame is meant to stand for, checked to be stride x audio.hop_length; null: not checked."""
+    bottleneck: Annotated[BottleneckConfig, Field(discriminator="kind")] = FSQConfig()
     hidden_size: Positive = 384
     encoder_layers: Positive = 6
     decoder_layers: Positive = 8
+    ctc_upsample: Positive = 2
+    """Symbol predictions a code frame, where train.codec.loss_weights has ctc: they must outnumber the symbols."""
 
 
 Codec = Annotated[EncodecConfig | MelCodecConfig, Field(discriminator="kind")]
@@ -216,6 +253,8 @@ class DiscriminatorConfig(Section):
     fft_sizes: list[Positive] = [1024, 2048, 512]
     """Window and FFT of each spectrogram; hops are a quarter of it. Empty: multi-period alone."""
     resolution_channels: Positive = 32
+    mel_channels: Annotated[list[Positive], Field(min_length=1)] = [32, 64, 128]
+    """Of the patch discriminator of mels, which the codec stage has with an adversarial loss."""
 
 
 class StageConfig(Section):
@@ -248,7 +287,16 @@ class CodecStage(StageConfig):
     """train.codec"""
 
     segment_frames: Positive = 256
-    loss_weights: dict[str, float] = {"mel": 1.0, "mel_delta": 0.5}
+    """Mel frames of each clip; with ctc, whole clips instead."""
+    kl_annealing: Fraction = 0.2
+    """The weight of kl grows from 0 to its own over this part of max_steps."""
+    adversarial_start: Annotated[int, Field(ge=0)] = 0
+    """Until this step: no adversarial and feature_matching, where these have weights."""
+    loss_weights: dict[str, Annotated[float, Field(ge=0)]] = {
+        "mel": 1.0, "mel_delta": 0.5, "commitment": 0.25, "kl": 0.001,
+    }
+    """commitment is for rvq and kl for gaussian alone. Off unless they are given a weight: ctc (the IPA of the
+    filelists, which keeps words at a low rate), adversarial and feature_matching (both or none)."""
 
 
 class LLMStage(StageConfig):
@@ -313,6 +361,8 @@ class Config(Section):
                     f"vocoder: upsample_rates {v.upsample_rates} x hop_length {v.hop_length} x n_bands {v.n_bands} "
                     f"give {samples} samples a frame, audio.hop_length is {self.audio.hop_length}: make them equal"
                 )
+        if isinstance(self.codec, MelCodecConfig):
+            self._check_codec(self.codec)
         segment_samples = self.train.vocoder.segment_frames * self.audio.hop_length
         shortest = max([2048, self.audio.n_fft, *self.discriminators.fft_sizes]) // 2 + 1
         if segment_samples < shortest:
@@ -321,6 +371,22 @@ class Config(Section):
                 f"discriminators, which need {shortest}: at least {-(-shortest // self.audio.hop_length)} frames"
             )
         return self
+
+    def _check_codec(self, codec: MelCodecConfig) -> None:
+        samples, wanted = codec.stride * self.audio.hop_length, codec.samples_per_code
+        if wanted not in (None, samples):
+            raise ValueError(
+                f"codec: stride {codec.stride} x audio.hop_length {self.audio.hop_length} are {samples} samples a "
+                f"code, codec.samples_per_code is {wanted}: make them equal"
+            )
+        if self.train.codec.segment_frames % codec.stride:
+            raise ValueError(
+                f"train.codec.segment_frames {self.train.codec.segment_frames} must be a multiple of codec.stride "
+                f"{codec.stride}"
+            )
+        weights = self.train.codec.loss_weights
+        if bool(weights.get("adversarial")) != bool(weights.get("feature_matching")):
+            raise ValueError("train.codec.loss_weights: give adversarial and feature_matching weights, both or none")
 
 
 def load_config(path: str | Path) -> Config:
@@ -346,13 +412,15 @@ def parse_config(values: Any, source: str) -> Config:
 
 def _explain(problem: dict) -> str:
     # a discriminated union puts its tag ("encodec") into the path, which the user's file does not have
-    tags = {"encodec", "mel", "multiband_istft", "vocos"}
-    keys = [key for i, key in enumerate(problem["loc"]) if i != 1 or key not in tags]
+    tags = {1: {"encodec", "mel", "multiband_istft", "vocos"}, 3: {"fsq", "rvq", "gaussian"}}
+    keys = [key for i, key in enumerate(problem["loc"]) if key not in tags.get(i, ())]
     where = ".".join(map(str, keys)) or "config"
     if problem["type"] != "extra_forbidden":
         return f"  {where}: {problem['msg'].removeprefix('Value error, ')}"
     known = {name for section in _sections(Section) for name in section.model_fields}
     close = difflib.get_close_matches(str(keys[-1]), known, n=1)
+    if close == [keys[-1]]:
+        return f"  {where}: not a key of this section, but of another"
     return f"  {where}: unknown key" + (f", did you mean '{close[0]}'?" if close else "")
 
 

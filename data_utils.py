@@ -246,6 +246,29 @@ class WaveSegments(Dataset):
         return item | {"codes": padded, "code_length": codes.shape[1], "start": start}
 
 
+class WaveClips(Dataset):
+    """Whole clips with their symbol ids and speaker."""
+
+    def __init__(self, clips: Sequence[Clip], symbols: Sequence[list[int]], speakers: Sequence[str], sample_rate: int):
+        """`symbols`: the ids of each clip's text."""
+        self.clips, self.symbols, self.sample_rate = clips, symbols, sample_rate
+        self.speakers = {name: i for i, name in enumerate(speakers)}
+        self.seconds = [audio_seconds(clip.path) for clip in clips]
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def draw(self, draw: Draw) -> dict:
+        return self[draw.index]
+
+    def __getitem__(self, index: int) -> dict:
+        clip = self.clips[index]
+        return {
+            "wave": load_audio(clip.path, self.sample_rate), "text": torch.tensor(self.symbols[index]),
+            "speaker": self.speakers[clip.speaker], "name": str(clip.path),
+        }
+
+
 class CodeSequences(Dataset):
     """Clips as symbol ids and codes, for the language model."""
 

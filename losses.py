@@ -33,9 +33,29 @@ def mel_l1(mel_a: Tensor, mel_b: Tensor, mask: Tensor | None = None) -> Tensor:
     return (difference * mask).sum() / (mask.sum() * difference.shape[1]).clamp(min=1)
 
 
-def codec_losses(rebuilt: Tensor, mel: Tensor) -> dict[str, Tensor]:
-    """`mel`: L1 of log-mels (B, n_mels, T); `mel_delta`: L1 of their differences in time."""
-    return {"mel": mel_l1(rebuilt, mel), "mel_delta": mel_l1(rebuilt.diff(dim=2), mel.diff(dim=2))}
+def codec_losses(rebuilt: Tensor, mel: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+    """`mel`: L1 of log-mels (B, n_mels, T); `mel_delta`: L1 of their differences in time; `mask` as in `mel_l1`."""
+    later = None if mask is None else mask[:, :, 1:]
+    return {"mel": mel_l1(rebuilt, mel, mask), "mel_delta": mel_l1(rebuilt.diff(dim=2), mel.diff(dim=2), later)}
+
+
+def symbols_fit(lengths: Tensor, symbols: Tensor, symbol_lengths: Tensor) -> Tensor:
+    """(B,) whether so many predictions can spell symbols (B, L): CTC needs one for each, and a blank between two of
+    the same."""
+    inside = torch.arange(1, symbols.shape[1], device=symbols.device) < symbol_lengths.unsqueeze(1)
+    repeats = ((symbols[:, 1:] == symbols[:, :-1]) & inside).sum(1)
+    return lengths >= symbol_lengths + repeats
+
+
+def symbol_ctc(logits: Tensor, lengths: Tensor, symbols: Tensor, symbol_lengths: Tensor) -> Tensor:
+    """CTC loss (Graves et al. 2006) in nats a symbol of logits (B, T, n_symbols), lengths (B,), and symbols (B, L).
+
+    The blank is id 0. Clips whose symbols do not fit their predictions are left out; 0 if none is left.
+    """
+    fits = symbols_fit(lengths, symbols, symbol_lengths)
+    log_p = logits.float().log_softmax(-1).transpose(0, 1)  # (T, B, n_symbols)
+    losses = F.ctc_loss(log_p, symbols, lengths, symbol_lengths, reduction="none", zero_infinity=True)
+    return (losses / symbol_lengths * fits).sum() / fits.sum().clamp(min=1)
 
 
 def adversarial_loss_generator(fake_outputs: list[Tensor]) -> Tensor:
@@ -106,14 +126,14 @@ def reconstruction_losses(
 
 
 def discriminator_loss(discriminator: Callable, fake: Tensor, real: Tensor) -> Tensor:
-    """`adversarial_loss_discriminator` of waves (B, samples); no gradient reaches what made `fake`."""
+    """`adversarial_loss_discriminator` of waves or mels; no gradient reaches what made `fake`."""
     real_outputs, _ = discriminator(real)
     fake_outputs, _ = discriminator(fake.detach())
     return adversarial_loss_discriminator(real_outputs, fake_outputs)
 
 
 def generator_losses(discriminator: Callable, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
-    """`adversarial` and `feature_matching` of waves (B, samples), for the network that made `fake`."""
+    """`adversarial` and `feature_matching` of waves or mels, for the network that made `fake`."""
     with torch.no_grad():
         _, real_features = discriminator(real)
     fake_outputs, fake_features = discriminator(fake)

@@ -19,7 +19,7 @@ from config import AudioConfig
 
 __all__ = [
     "AudioConfig", "TruncatedAudio", "audio_format", "audio_seconds", "frames_for", "griffin_lim", "load_audio",
-    "log_mel", "magnitudes", "mel_filters", "samples_for", "save_audio",
+    "log_mel", "magnitudes", "mel_filters", "resample", "samples_for", "save_audio",
 ]
 
 MAX_FRAMES = 2**40  # libsndfile's "unknown" is far beyond
@@ -73,9 +73,15 @@ def load_audio(path: str | Path, sample_rate: int, start: float = 0.0, seconds: 
         raise ValueError(f"{path}: holds no samples")
     if not np.isfinite(samples).all():
         raise ValueError(f"{path}: holds NaN or infinite samples; export it again from its source")
-    if source_rate != sample_rate:
-        samples = soxr.resample(samples, source_rate, sample_rate)
-    return torch.from_numpy(np.ascontiguousarray(samples))
+    return resample(torch.from_numpy(samples), source_rate, sample_rate)
+
+
+def resample(wave: Tensor, source_rate: int, sample_rate: int) -> Tensor:
+    """A wave (samples,) at another rate, on its own device, without gradient."""
+    if source_rate == sample_rate:
+        return wave
+    samples = soxr.resample(wave.detach().cpu().numpy(), source_rate, sample_rate)
+    return torch.from_numpy(np.ascontiguousarray(samples)).to(wave.device)
 
 
 def audio_format(path: str | Path) -> str:

@@ -33,6 +33,19 @@ def attention_figure(attention: Tensor) -> Figure:
     return figure
 
 
+def usage_figure(counts: Mapping[str, Tensor]) -> Figure:
+    """How often each code occurs, title of a codebook -> counts (codebook_size,), most frequent first, both axes
+    logarithmic; a level line would be even use."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for title, values in counts.items():
+        used = values[values > 0].sort(descending=True).values.cpu()
+        axes.plot(range(1, len(used) + 1), used, label=f"{title}: {len(used)} of {len(values)} used")
+    axes.set(xlabel="code, by frequency", ylabel="count", xscale="log", yscale="log")
+    axes.legend()
+    return figure
+
+
 def curves_figure(curves: Mapping[str, tuple[list[int], list[float]]], titles_per_row: int = 3) -> Figure:
     """One panel per name -> (steps, values); logarithmic where all values are positive."""
     rows = -(-len(curves) // titles_per_row)

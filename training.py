@@ -147,7 +147,7 @@ class Run:
         if stage.ema_decay:
             self.ema = torch.optim.swa_utils.AveragedModel(
                 self.unwrapped("generator"), multi_avg_fn=moving_average(stage.ema_decay)
-            )
+            ).eval()
         self._restore_training_state()
         self._saved_step = self.step
         # TensorBoard takes the first name for its folder, W&B for its project
@@ -327,6 +327,8 @@ class Run:
             return tensor
 
         state, step = random_state(), self.step
+        buffers = [buffer for network in self._networks.values() for buffer in network.buffers()]
+        before = [buffer.clone() for buffer in buffers]  # a codebook moves in a forward pass
         self._trial, self.step = True, self.max_steps  # the last step has all losses
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -342,6 +344,9 @@ class Run:
                 "or lower data.max_seconds"
             ) from error
         set_random_state(state)
+        with torch.no_grad():
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
         self._trial, self.step = False, step
         if self.device.type == "cuda":
             moments = sum(8 * p.numel() for net in self._networks.values() for p in net.parameters() if p.requires_grad)

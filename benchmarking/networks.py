@@ -3,7 +3,7 @@
 from torch import nn
 
 from config import Config, MelCodecConfig
-from models import CodesToWave, build_token_lm, build_wave_generator, codec_data
+from models import CodesToWave, build_token_lm, build_wave_generator, codec_data, require_codes
 from models.codec import MelCodec
 from models.discriminators import build_discriminators
 from models.token_lm import TokenLM
@@ -11,7 +11,11 @@ from text import build_frontend
 
 
 def codec_sizes(config: Config) -> dict:
-    """n_codebooks, codebook_size and frame_rate of the config's codec; EnCodec's weights are not needed for it."""
+    """n_codebooks, codebook_size and frame_rate of the config's codec; EnCodec's weights are not needed for it.
+
+    ValueError for a codec without codes, which no language model over codes can use.
+    """
+    require_codes(config)
     if isinstance(config.codec, MelCodecConfig):
         return codec_data(build_codec(config))
     codec = config.codec

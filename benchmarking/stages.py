@@ -79,8 +79,9 @@ def prepare_codec(config: Config, folder: Path) -> Prepared:
     def training_step(run: Run, batch: dict) -> dict[str, Tensor]:
         mel = log_mel(batch["wave"], audio)
         mel = mel[:, :, : mel.shape[2] // stride * stride]
-        losses = codec_losses(run.generator(mel, batch["speaker"]).mel, mel)
-        run.update("generator", weighted_sum(losses, stage.loss_weights))
+        output = run.generator(mel, batch["speaker"])
+        losses = codec_losses(output.mel, mel) | output.losses
+        run.update("generator", weighted_sum(losses, {n: w for n, w in stage.loss_weights.items() if n in losses}))
         return losses
 
     batch = wave_batch(config, stage, folder)

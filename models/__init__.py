@@ -1,11 +1,12 @@
 """Rebuilds networks: fresh from a config, or trained from a checkpoint."""
 
 from pathlib import Path
+from typing import Protocol
 
 from torch import Tensor, nn
 
 from checkpoints import load_weights, network_weights, require_checkpoint
-from config import Config, MelCodecConfig, parse_config
+from config import Config, GaussianConfig, MelCodecConfig, parse_config
 from models.codec import MelCodec
 from models.encodec import Encodec
 from models.token_decoder import TokenDecoder
@@ -13,9 +14,39 @@ from models.token_lm import TokenLM
 from models.vocoder import VocoderOutput, build_vocoder
 
 __all__ = [
-    "CodesToWave", "MelToWave", "build_token_lm", "build_wave_generator", "codec_data", "generate_wave", "load_codec",
-    "load_network",
+    "Codec", "CodesToWave", "MelToWave", "build_token_lm", "build_wave_generator", "codec_data", "generate_wave",
+    "load_codec", "load_network", "require_codes",
 ]
+
+
+class Codec(Protocol):
+    """What every codec is to the stages after it: EnCodec and our own look the same.
+
+    A padded clip of a batch gives what it gives alone. Nothing may assume a relation between code and mel frames
+    other than time: `frame_rate` beside `AudioConfig.frame_rate`.
+    """
+
+    sample_rate: int
+    """Of the waves that `encode` takes."""
+    frame_rate: float
+    """Code frames a second, in all codebooks at once."""
+    gives_codes: bool
+    """False for Gaussian latents: no n_codebooks, codebook_size, encode and decode_mel, but encode_latents."""
+    n_codebooks: int
+    codebook_size: int
+    """Codes of each codebook; a code is 0 to codebook_size - 1."""
+    fingerprint: str
+    """Short hash of everything that decides the codes; caches and checkpoints of later stages are bound to it."""
+
+    def frames_for(self, samples: int) -> int:
+        """How many code frames `encode` gives for so many samples."""
+
+    def encode(self, wave: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """wave (B, samples) in [-1, 1], of `lengths` (B,) samples -> codes (B, n_codebooks, T), code lengths (B,)."""
+
+    def decode_mel(self, codes: Tensor, lengths: Tensor, speaker: Tensor) -> tuple[Tensor, Tensor]:
+        """codes (B, n_codebooks, T), lengths (B,), speaker ids (B,) -> log-mel (B, n_mels, frames) of the config's
+        `AudioConfig`, and its lengths (B,); frames behind a clip's own have no meaning."""
 
 
 class MelToWave(nn.Module):
@@ -52,10 +83,17 @@ def generate_wave(generator: nn.Module, batch: dict, mel: Tensor) -> tuple[Tenso
     return generator(batch["codes"], batch["code_length"], batch["speaker"], batch["start"], mel.shape[2])
 
 
-def load_codec(config: Config, model: str | None, checkpoints: str | Path = "checkpoints") -> Encodec | MelCodec:
-    """The trained codec of a config, in eval mode: pretrained EnCodec, or the newest codec checkpoint of `model`."""
+def load_codec(
+    config: Config, model: str | None, checkpoints: str | Path = "checkpoints", *, needs_codes: bool = True,
+) -> Encodec | MelCodec:
+    """The trained codec of a config, in eval mode: pretrained EnCodec, or the newest codec checkpoint of `model`.
+
+    ValueError if it is not there, was trained with another config, or has Gaussian latents where codes are needed.
+    """
     if not isinstance(config.codec, MelCodecConfig):
-        return Encodec(config.codec).eval()
+        return Encodec(config.codec, config.audio).eval()
+    if needs_codes:
+        require_codes(config)
     if model is None:
         raise ValueError("a codec of kind mel is trained with a model: name the model whose it is (-m)")
     folder = Path(checkpoints) / model / "codec"
@@ -65,9 +103,19 @@ def load_codec(config: Config, model: str | None, checkpoints: str | Path = "che
         if getattr(stored, section) != getattr(config, section):
             raise ValueError(f"{folder}: was trained with another {section} section than this config's; "
                              f"use the config it was trained with, or train a codec under another model name")
-    codec = load_network(MelCodec(stored.codec, stored.audio, len(checkpoint["speakers"])), checkpoint, folder)
+    # a head for CTC has the symbols of the text frontend, which is stored with it alone
+    n_symbols = len(checkpoint["text"]["symbols"]) if "text" in checkpoint else 0
+    codec = MelCodec(stored.codec, stored.audio, len(checkpoint["speakers"]), n_symbols)
+    codec = load_network(codec, checkpoint, folder)
     codec.speakers = checkpoint["speakers"]
     return codec
+
+
+def require_codes(config: Config) -> None:
+    """ValueError if the codec of a config gives continuous latents, which no language model over codes can use."""
+    if isinstance(config.codec, MelCodecConfig) and isinstance(config.codec.bottleneck, GaussianConfig):
+        raise ValueError("codec.bottleneck is gaussian: it gives latents, and codes are needed here; set it to fsq or "
+                         "rvq and train that codec under another model name")
 
 
 def build_token_lm(config: Config, checkpoint_data: dict) -> TokenLM:

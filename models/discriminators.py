@@ -1,4 +1,4 @@
-"""Discriminators of waves: multi-period (HiFi-GAN) and multi-resolution spectrogram (UnivNet)."""
+"""Discriminators of waves, multi-period (HiFi-GAN) and multi-resolution spectrogram (UnivNet), and of mel patches."""
 
 import torch
 import torch.nn.functional as F
@@ -7,6 +7,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from config import DiscriminatorConfig
 from mel_processing import magnitudes
+from models.layers.mel_scale import standardise
 
 Judgement = tuple[list[Tensor], list[list[Tensor]]]
 """Logits (B, n) of each sub-discriminator, and the feature maps of each of its layers, the logits' own last."""
@@ -90,3 +91,26 @@ class ResolutionDiscriminator(nn.Module):
             x = F.leaky_relu(conv(x), self.SLOPE)
             maps.append(x)
         return [*maps, self.conv_post(x)]
+
+
+class MelPatchDiscriminator(nn.Module):
+    """Judges patches of a log-mel as a picture (PatchGAN, arXiv 1611.07004): each logit sees a part of it."""
+
+    SLOPE = 0.2
+
+    def __init__(self, channels: list[int]):
+        super().__init__()
+        self.convs = nn.ModuleList(
+            weight_norm(nn.Conv2d(c_in, c_out, (5, 5), stride=2, padding=(2, 2)))
+            for c_in, c_out in zip([1, *channels], channels, strict=False)
+        )
+        self.conv_post = weight_norm(nn.Conv2d(channels[-1], 1, (3, 3), padding=(1, 1)))
+
+    def forward(self, mel: Tensor) -> Judgement:
+        """Log-mel (B, n_mels, T) -> logits and feature maps, in lists of one."""
+        x, maps = standardise(mel).unsqueeze(1), []  # (B, 1, n_mels, T)
+        for conv in self.convs:
+            x = F.leaky_relu(conv(x), self.SLOPE)
+            maps.append(x)
+        maps.append(self.conv_post(x))
+        return [maps[-1].flatten(1)], [maps]

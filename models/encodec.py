@@ -3,8 +3,8 @@
 The weights come from a folder in hub format (`config.json` and `model.safetensors`), or from Meta's original file.
 """
 
-import hashlib
 import json
+import math
 import pickle
 import re
 from pathlib import Path
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from transformers import EncodecConfig as HubConfig
 from transformers import EncodecModel
 
-from config import EncodecConfig
+from config import AudioConfig, EncodecConfig
+from mel_processing import log_mel, resample
+from models.layers.fingerprint import fingerprint
 
 ORIGINAL_FILE = "encodec_24khz-d7cc33bc.th"
 
@@ -39,8 +41,12 @@ class Encodec(nn.Module):
     with the folder, its files or the bandwidth.
     """
 
-    def __init__(self, config: EncodecConfig):
+    gives_codes = True
+
+    def __init__(self, config: EncodecConfig, audio: AudioConfig = AudioConfig()):  # noqa: B008 (frozen)
+        """`audio`: the mel that `decode_mel` gives, of any sample rate."""
         super().__init__()
+        self.audio = audio
         self.model = load_encodec(config.path).eval().requires_grad_(False)
         hub, self.bandwidth = self.model.config, config.bandwidth
         if self.bandwidth not in hub.target_bandwidths:
@@ -57,11 +63,9 @@ class Encodec(nn.Module):
     def _fingerprint(self) -> str:
         """Short hash of what decides the codes: encoder, codebooks in use, architecture."""
         settings = {name: getattr(self.model.config, name) for name in HubConfig.__annotations__}
-        digest = hashlib.sha256(json.dumps([settings, self.n_codebooks], sort_keys=True).encode())
         codebooks = [layer.codebook.embed for layer in self.model.quantizer.layers[: self.n_codebooks]]
-        for weights in [*self.model.encoder.state_dict().values(), *codebooks]:
-            digest.update(weights.contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        weights = [*self.model.encoder.state_dict().values(), *codebooks]
+        return fingerprint(json.dumps([settings, self.n_codebooks], sort_keys=True), weights)
 
     def frames_for(self, samples: int) -> int:
         """How many code frames `encode` gives for so many samples."""
@@ -89,6 +93,20 @@ class Encodec(nn.Module):
         """codes (B, any number of codebooks up to the model's, frames) -> wave (B, frames * hop_length)."""
         with torch.autocast(codes.device.type, enabled=False):
             return self.model.decode(codes.unsqueeze(0), [None]).audio_values.squeeze(1)
+
+    @torch.no_grad()
+    def decode_mel(self, codes: Tensor, lengths: Tensor, speaker: Tensor) -> tuple[Tensor, Tensor]:
+        """codes (B, n_codebooks, T), lengths (B,) -> log-mel (B, n_mels, frames) of the waves, mel lengths (B,).
+
+        The speaker is in the codes: `speaker` (B,) is not used.
+        """
+        mels = []
+        for clip, length in zip(codes, lengths.tolist(), strict=True):
+            wave = resample(self.decode(clip[None, :, :length])[0], self.sample_rate, self.audio.sample_rate)
+            mels.append(log_mel(wave[None], self.audio)[0].T)  # (frames, n_mels)
+        silence = math.log(self.audio.floor)
+        mel = nn.utils.rnn.pad_sequence(mels, batch_first=True, padding_value=silence).transpose(1, 2)
+        return mel, torch.tensor([len(clip) for clip in mels], device=codes.device)
 
 
 def load_encodec(folder: str | Path) -> EncodecModel:

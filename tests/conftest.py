@@ -18,8 +18,8 @@ TINY_CONFIG = {
         "codes": "data/codes", "workers": 0,
     },
     "codec": {
-        "kind": "mel", "stride": 4, "levels": [4, 4], "n_codebooks": 2, "hidden_size": 16, "encoder_layers": 1,
-        "decoder_layers": 1,
+        "kind": "mel", "stride": 4, "bottleneck": {"kind": "fsq", "levels": [4, 4], "n_codebooks": 2},
+        "hidden_size": 16, "encoder_layers": 1, "decoder_layers": 1,
     },
     "llm": {"hidden_size": 16, "n_layers": 1, "n_heads": 2, "max_positions": 512, "dropout": 0.1},
     "token_decoder": {"hidden_size": 8, "n_layers": 2},

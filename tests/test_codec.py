@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from config import AudioConfig, MelCodecConfig
+from config import AudioConfig, FSQConfig, MelCodecConfig
 from mel_processing import frames_for, log_mel
 from models.codec import MelCodec
 
@@ -10,8 +10,8 @@ BOTH_PADDINGS = pytest.mark.parametrize("padding", ["same", "center"])
 
 
 def make_codec(audio: AudioConfig = AUDIO, seed: int = 0, **changes) -> MelCodec:
-    sizes = {"stride": 4, "levels": [5, 4], "n_codebooks": 2, "hidden_size": 16, "encoder_layers": 2}
-    sizes |= {"decoder_layers": 2}
+    fsq = FSQConfig(levels=[5, 4], n_codebooks=2)
+    sizes = {"stride": 4, "bottleneck": fsq, "hidden_size": 16, "encoder_layers": 2, "decoder_layers": 2}
     torch.manual_seed(seed)
     codec = MelCodec(MelCodecConfig(**(sizes | changes)), audio, n_speakers=3)
     for parameter in codec.parameters():
@@ -90,8 +90,8 @@ def test_frame_rate_and_sizes():
 def test_the_fingerprint_is_of_all_that_decides_the_codes_and_of_nothing_else():
     first = make_codec().fingerprint
     assert make_codec().fingerprint == first
-    others = [make_codec(seed=1), make_codec(AUDIO.model_copy(update={"f_max": 3500.0})), make_codec(levels=[4, 5]),
-              make_codec(stride=2)]
+    others = [make_codec(seed=1), make_codec(AUDIO.model_copy(update={"f_max": 3500.0})), make_codec(stride=2),
+              make_codec(bottleneck=FSQConfig(levels=[4, 5], n_codebooks=2))]
     codec = make_codec()
     with torch.no_grad():
         codec.decoder.project_out.weight += 1

@@ -262,8 +262,8 @@ def test_full_disk_and_full_memory_are_told(project, monkeypatch):
 
 
 def test_codes_of_our_own_codec(project, monkeypatch):
-    write_config({"kind": "mel", "levels": [4, 4], "n_codebooks": 2, "hidden_size": 16, "encoder_layers": 1,
-                  "decoder_layers": 1})
+    write_config({"kind": "mel", "bottleneck": {"kind": "fsq", "levels": [4, 4], "n_codebooks": 2}, "hidden_size": 16,
+                  "encoder_layers": 1, "decoder_layers": 1})
     with pytest.raises(ValueError, match="-m MODEL"):
         run(monkeypatch)
     config = load_config("config.json")

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from models.layers.bottleneck import Bottlenecked
+
 
 class FSQ(nn.Module):
     """Several codebooks side by side, each with `levels` values per dimension and prod(levels) codes."""
@@ -13,14 +15,17 @@ class FSQ(nn.Module):
         super().__init__()
         self.n_codebooks = n_codebooks
         self.codebook_size = math.prod(levels)
-        self.n_channels = n_codebooks * len(levels)
+        self.in_channels = self.n_channels = n_codebooks * len(levels)
         levels = torch.tensor(levels)
         self.register_buffer("levels", levels, persistent=False)
         strides = torch.cumprod(torch.cat([torch.ones(1, dtype=torch.long), levels[:-1]]), 0)
         self.register_buffer("strides", strides, persistent=False)
 
-    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """z (B, n_codebooks * D, T) of any size -> quantised (same shape, in [-1, 1]) and codes (B, n_codebooks, T)."""
+    def forward(self, z: Tensor, mask: Tensor | None = None) -> Bottlenecked:
+        """z (B, n_codebooks * D, T) of any size -> quantised (same shape, in [-1, 1]) and codes (B, n_codebooks, T).
+
+        Every frame is quantised by itself: there is nothing that `mask` would keep padding out of.
+        """
         B, _, T = z.shape
         levels = self.levels.view(1, 1, -1, 1)
         z = z.view(B, self.n_codebooks, -1, T)  # (B, K, D, T)
@@ -31,7 +36,7 @@ class FSQ(nn.Module):
         rounded = bounded + (bounded.round() - bounded).detach()
         digits = (rounded.detach() + levels // 2).long()
         codes = (digits * self.strides.view(1, 1, -1, 1)).sum(2)
-        return (rounded / (levels // 2)).view(B, -1, T).to(z.dtype), codes
+        return Bottlenecked((rounded / (levels // 2)).view(B, -1, T).to(z.dtype), codes, {})
 
     def dequantise(self, codes: Tensor) -> Tensor:
         """codes (B, n_codebooks, T) -> the quantised values (B, n_codebooks * D, T) that `forward` gave for them."""
@@ -39,6 +44,10 @@ class FSQ(nn.Module):
         levels, strides = self.levels.view(1, 1, -1, 1), self.strides.view(1, 1, -1, 1)
         digits = codes.unsqueeze(2) // strides % levels
         return ((digits - levels // 2) / (levels // 2)).view(B, -1, T)
+
+    def identity(self) -> tuple[tuple, list[Tensor]]:
+        """Settings and weights that decide which code a vector gets."""
+        return (self.levels.tolist(), self.n_codebooks), []
 
 
 def perplexity(codes: Tensor, codebook_size: int) -> tuple[float, float]:
