@@ -39,7 +39,12 @@ def lm_losses(lm: torch.nn.Module, batch: dict) -> tuple[dict[str, Tensor], Tens
 def fitting(rows, lm: TokenLM, encode: Callable[[str], list[int]], name: str):
     """The rows whose text and codes fit the model's positions (the others are counted in the log), how many
     positions each takes, and the frames per text symbol that 99.5 % of them stay under."""
-    sizes = [(len(encode(row["ipa"])), row["frames"]) for row in rows.select_columns(["ipa", "frames"])]
+    sizes = []
+    for row in rows.select_columns(["path", "ipa", "frames"]):
+        try:
+            sizes.append((len(encode(row["ipa"])), row["frames"]))
+        except ValueError as error:
+            raise ValueError(f"{row['path']}: {error}; is its text IPA? (see preprocess_ipa.py)") from error
     kept = [i for i, size in enumerate(sizes) if lm.positions_for(*size) <= lm.config.max_positions]
     if len(kept) < len(rows):
         log.warning("%s: %d of %d clips are longer than the model's %d positions, left out",

@@ -131,7 +131,11 @@ class Run:
         self.best = math.inf
         self._stop = self._trial = False
         self._step_log: dict[str, list] = defaultdict(list)
-        self._start_from(arguments)
+        try:
+            self._start_from(arguments)
+        except ValueError:
+            self._release()
+            raise
 
         self.optimizers = {
             name: torch.optim.AdamW(
@@ -314,6 +318,9 @@ class Run:
     def close(self) -> None:
         """Ends the logs and gives the folder free for another run."""
         self.accelerator.end_training()
+        self._release()
+
+    def _release(self) -> None:
         logging.getLogger().removeHandler(self._log_file)
         self._log_file.close()
         self._lock.release()
