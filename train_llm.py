@@ -2,10 +2,12 @@
 
     python3 train_llm.py -c configs/ipa_tts.json -m my_model
 
-Reads the codes that preprocess_codes.py cached. With llm.pretrained, GPT-2's transformer weights are the start.
+Reads the codes that preprocess_codes.py cached. With llm.pretrained, the transformer weights of that folder are the
+start.
 """
 
 import logging
+import math
 from collections.abc import Callable
 
 import torch
@@ -13,8 +15,9 @@ from torch import Tensor
 
 import cli
 from codes_cache import load_codes
-from config import Config, load_config
-from data_utils import BatchStream, CodeSequences, check_known, collate_items, stream_batches
+from config import Config, LLMStage, load_config
+from data_utils import CodeSequences, check_known, collate_items, stream_batches
+from lm_data import RowSequences, RowStream, collate_rows, collate_single
 from losses import token_cross_entropy, weighted_sum
 from models import build_token_lm, codec_data, load_codec
 from models.token_lm import TokenLM
@@ -24,16 +27,27 @@ from training import Run, stage_arguments
 log = logging.getLogger(__name__)
 
 VALIDATION_BATCHES = 8
+PROMPT_SECONDS = 1.0, 3.0  # of voice prompts in training
 
 
-def lm_losses(lm: torch.nn.Module, batch: dict) -> tuple[dict[str, Tensor], Tensor]:
-    """Cross-entropy over all codebooks, and the share of codes predicted right."""
-    logits, targets = lm(
+def lm_losses(lm: torch.nn.Module, batch: dict, with_text: bool = False) -> tuple[dict[str, Tensor], Tensor]:
+    """Cross-entropies `llm` over all codebooks and, if wanted, `text`, and the share of codes predicted right."""
+    logits, targets, *text = lm(
         batch["text"], batch["text_lengths"], batch["codes"], batch["codes_lengths"], batch["speaker"],
-        batch["language"],
+        batch["language"], prompt_frames=batch.get("prompt_frames"), row=batch.get("row"), offset=batch.get("offset"),
+        with_text=with_text,
     )
     right = (logits.argmax(-1) == targets)[targets != -100].float().mean()
-    return {"llm": token_cross_entropy(logits, targets)}, right
+    losses = {"llm": token_cross_entropy(logits, targets)}
+    return losses | ({"text": token_cross_entropy(*text)} if with_text else {}), right
+
+
+def loss_weights_at(stage: LLMStage, step: int) -> dict[str, float]:
+    """The weights of the losses at a step, without `text` where it has none (any more)."""
+    weights = dict(stage.loss_weights)
+    if stage.text_loss_steps and "text" in weights:
+        weights["text"] *= max(0.0, 1 - step / stage.text_loss_steps)
+    return {name: weight for name, weight in weights.items() if weight or name != "text"}
 
 
 def fitting(rows, lm: TokenLM, encode: Callable[[str], list[int]], name: str):
@@ -89,26 +103,37 @@ def train(config: Config, arguments) -> None:
         return {key: value.to(run.device) if torch.is_tensor(value) else value for key, value in batch.items()}
 
     def training_step(run: Run, batch: dict) -> dict[str, Tensor]:
-        losses, accuracy = lm_losses(run.generator, to_device(batch))
-        run.update("generator", weighted_sum(losses, stage.loss_weights))
+        weights = loss_weights_at(stage, run.step)
+        losses, accuracy = lm_losses(run.generator, to_device(batch), with_text="text" in weights)
+        run.update("generator", weighted_sum(losses, weights))
         return losses | {"accuracy": accuracy}
+
+    text_weight = stage.loss_weights.get("text")
 
     def validate(run: Run) -> dict[str, float]:
         lm, totals = run.validation_network(), []
         items = CodeSequences(held_out, frontend.encode, speakers, languages)
         for first in range(0, min(len(items), VALIDATION_BATCHES * stage.batch_size), stage.batch_size):
             batch = [items[i] for i in range(first, min(first + stage.batch_size, len(items)))]
-            losses, accuracy = lm_losses(lm, to_device(collate_items(batch)))
-            totals.append((losses["llm"], accuracy))
-        loss, accuracy = (float(torch.stack(values).mean()) for values in zip(*totals, strict=True))
-        return {"llm": loss, "accuracy": accuracy, "score": loss}
+            losses, accuracy = lm_losses(lm, to_device(collate_items(batch)), with_text=bool(text_weight))
+            totals.append(losses | {"accuracy": accuracy})
+        values = {name: float(torch.stack([batch[name] for batch in totals]).mean()) for name in totals[0]}
+        return values | {"score": values["llm"]}
 
-    dataset = CodeSequences(rows, frontend.encode, speakers, languages)
-    stream = BatchStream(
-        lengths, stage.batch_size, stage.seed, run.accelerator.process_index, run.accelerator.num_processes
+    positions, frame_rate = config.llm.max_positions, codec.frame_rate
+    prompt_frames = tuple(math.ceil(seconds * frame_rate) for seconds in PROMPT_SECONDS)
+    # room for the prompts that are to be expected
+    reserve = round(stage.prompt_probability * sum(prompt_frames) / 2)
+    stream = RowStream(
+        [min(length + reserve, positions) for length in lengths], stage.batch_size, stage.seed,
+        run.accelerator.process_index, run.accelerator.num_processes, capacity=positions if stage.packing else None,
+        curriculum_batches=stage.curriculum_steps * stage.gradient_accumulation,
     )
-    batches = stream_batches(dataset, stream, collate_items, config.data.workers)
-    longest_batch = collate_items([dataset.draw(draw) for draw in stream.longest()])
+    clips = CodeSequences(rows, frontend.encode, speakers, languages)
+    dataset = RowSequences(clips, stream.rows, lengths, positions, stage.prompt_probability, prompt_frames)
+    collate = collate_rows if stage.packing else collate_single
+    batches = stream_batches(dataset, stream, collate, config.data.workers)
+    longest_batch = collate([dataset.draw(draw, with_prompts=True) for draw in stream.longest()])
     run.fit(batches, stream.batches_per_epoch, longest_batch, training_step, validate)
 
 

@@ -1,0 +1,158 @@
+"""What the language model is trained on: rows of one clip or of several packed ones, voice prompts before some of them,
+and a curriculum from short clips to all."""
+
+from bisect import bisect_left, insort
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from data_utils import BatchStream, CodeSequences, Draw, collate_items
+
+CURRICULUM_PARTS = 10
+
+
+def pack_rows(lengths: Sequence[int], capacity: int, seed: int) -> list[list[int]]:
+    """Indices of clips in rows of at most `capacity` positions: the longest first, each into the fullest row that has
+    room for it (best fit decreasing), equal ones in random order. ValueError for a clip longer than a row."""
+    order = np.random.default_rng(seed).permutation(len(lengths))
+    order = order[np.argsort(-np.asarray(lengths)[order], kind="stable")]
+    rows: list[list[int]] = []
+    rows_with: dict[int, list[int]] = defaultdict(list)  # room -> rows
+    rooms: list[int] = []  # its keys that have rows, ascending
+    for clip in order.tolist():
+        length = int(lengths[clip])
+        if length > capacity:
+            raise ValueError(f"a clip of {length} positions does not fit into a packed row of {capacity}: leave it out")
+        fullest = bisect_left(rooms, length)
+        if fullest == len(rooms):
+            rows.append([])
+            row, room = len(rows) - 1, capacity
+        else:
+            room = rooms[fullest]
+            row = rows_with[room].pop()
+            if not rows_with[room]:
+                rooms.pop(fullest)
+        rows[row].append(clip)
+        if not rows_with[room - length]:
+            insort(rooms, room - length)
+        rows_with[room - length].append(row)
+    return rows
+
+
+class RowStream:
+    """The endless stream of batches of rows, a function of the batch's number alone.
+
+    With a `capacity`, rows are packed up to it, else each is one clip. With `curriculum_batches`, clips come in over so
+    many batches: the shortest tenth is drawn from in the first tenth of them, two tenths in the second, and so on.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, seed: int, rank: int = 0, world_size: int = 1, *,
+        capacity: int | None = None, curriculum_batches: int = 0,
+    ):
+        self.rows: list[list[int]] = []
+        """Indices of the clips of every row that a draw can name."""
+        self.parts: list[tuple[int, int, BatchStream]] = []
+        """First batch, first row and batches of each part of the curriculum."""
+        shortest_first = np.argsort(lengths, kind="stable")
+        n_parts = CURRICULUM_PARTS if curriculum_batches else 1
+        for part in range(n_parts):
+            count = max(-(-len(lengths) * (part + 1) // n_parts), min(batch_size * world_size, len(lengths)))
+            clips = np.sort(shortest_first[:count])
+            sizes = [int(lengths[i]) for i in clips]
+            rows = [[i] for i in range(count)] if capacity is None else pack_rows(sizes, capacity, seed)
+            totals = [sum(sizes[i] for i in row) for row in rows]
+            stream = BatchStream(totals, batch_size, seed + part, rank, world_size)
+            self.parts.append((curriculum_batches * part // n_parts, len(self.rows), stream))
+            self.rows += [[int(clips[i]) for i in row] for row in rows]
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of an epoch of all clips."""
+        return self.parts[-1][2].batches_per_epoch
+
+    def longest(self) -> list[Draw]:
+        """As many of the longest rows as one process has in a batch."""
+        return self._shifted(self.parts[-1][2].longest(), self.parts[-1][1])
+
+    def from_batch(self, number: int) -> Iterator[list[Draw]]:
+        """Batches of draws from the `number`-th (counted from the beginning of training) on."""
+        ends = [first for first, _, _ in self.parts[1:]]
+        for (first, first_row, stream), end in zip(self.parts, [*ends, None], strict=True):
+            if end is not None and end <= number:
+                continue
+            for draws in stream.from_batch(number - first):
+                yield self._shifted(draws, first_row)
+                number += 1
+                if number == end:
+                    break
+
+    @staticmethod
+    def _shifted(draws: list[Draw], first_row: int) -> list[Draw]:
+        return [Draw(first_row + draw.index, draw.seed) for draw in draws]
+
+
+class RowSequences(Dataset):
+    """Rows of clips, each at random behind a voice prompt: the last frames of another clip of its speaker, whose text
+    is not given; half of the clips with a prompt have no speaker (-1) besides."""
+
+    def __init__(
+        self, clips: CodeSequences, rows: Sequence[Sequence[int]], lengths: Sequence[int], max_positions: int,
+        prompt_probability: float = 0.0, prompt_frames: tuple[int, int] = (1, 1),
+    ):
+        """`lengths`: positions of each clip, of which a row has up to `max_positions`; `prompt_frames`: fewest and most
+        frames of a prompt."""
+        self.clips, self.rows, self.lengths, self.max_positions = clips, rows, lengths, max_positions
+        self.prompt_probability, self.prompt_frames = prompt_probability, prompt_frames
+        self.speakers = list(clips.rows["speaker"]) if prompt_probability else []
+        self.of_speaker: dict[str, list[int]] = defaultdict(list)
+        for i, speaker in enumerate(self.speakers):
+            self.of_speaker[speaker].append(i)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def draw(self, draw: Draw, with_prompts: bool = False) -> list[dict]:
+        """The clips of a row: {text, codes, prompt_frames, offset, speaker, language, name}. `with_prompts`: a prompt
+        for every clip, as far as there is room."""
+        random = np.random.default_rng(draw.seed)
+        row, items, offset = self.rows[draw.index], [], 0
+        room = self.max_positions - sum(self.lengths[i] for i in row)
+        for index in row:
+            item, frames = self.clips[index], 0
+            if self.prompt_probability and (with_prompts or random.random() < self.prompt_probability):
+                item, frames = self._prompted(item, index, room, random)
+            items.append(item | {"prompt_frames": frames, "offset": offset})
+            offset += self.lengths[index] + frames
+            room -= frames
+        return items
+
+    def _prompted(self, item: dict, index: int, room: int, random: np.random.Generator) -> tuple[dict, int]:
+        *others, last = self.of_speaker[self.speakers[index]]
+        if not others:
+            return item, 0
+        other = others[int(random.integers(len(others)))]
+        other = last if other == index else other
+        codes = self.clips[other]["codes"]
+        fewest, most = self.prompt_frames
+        frames = min(int(random.integers(fewest, most + 1)), room, codes.shape[1])
+        if frames < fewest:
+            return item, 0
+        speaker = -1 if random.random() < 0.5 else item["speaker"]
+        return item | {"codes": torch.cat([codes[:, -frames:], item["codes"]], dim=1), "speaker": speaker}, frames
+
+
+def collate_rows(rows: Sequence[list[dict]]) -> dict:
+    """Rows of clips -> the batch of all their clips (see `collate_items`), with the `row` and `offset` of each."""
+    batch = collate_items([item for row in rows for item in row])
+    return batch | {"row": torch.tensor([i for i, row in enumerate(rows) for _ in row])}
+
+
+def collate_single(rows: Sequence[list[dict]]) -> dict:
+    """Rows of one clip -> the batch of these clips."""
+    batch = collate_items([item for row in rows for item in row])
+    del batch["offset"]
+    return batch
