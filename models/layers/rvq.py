@@ -73,4 +73,5 @@ class RVQ(nn.Module):
         # the library knows absolute counts only, which would mean another thing for every batch size
         for layer in self.residual.layers:
             count = self.restart_share * n_vectors / self.codebook_size
-            layer._codebook.threshold_ema_dead_code = layer._codebook.reset_cluster_size = count
+            layer._codebook.threshold_ema_dead_code = count
+            layer._codebook.reset_cluster_size = 2 * count  # time to be chosen before the next restart
