@@ -3,6 +3,7 @@
     python3 synthesize.py -m my_model --text "Hello world" -o hello.wav
     python3 synthesize.py -m my_model --ipa "həlˈoʊ wˈɜːld" -l en-us -o hello.wav
     python3 synthesize.py -m my_model -i filelists/sentences.txt -o outputs/
+    python3 synthesize.py -m my_model --text "Hello world" --reference voice.wav --reference-text "Good day" -o a.wav
 
 From Python or a notebook:
 
@@ -14,7 +15,7 @@ import argparse
 import logging
 import time
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -25,10 +26,11 @@ from checkpoints import require_checkpoint, saved_steps
 from config import MelCodecConfig, parse_config
 from data_utils import DEFAULT_LANGUAGE, DEFAULT_SPEAKER, read_filelist
 from mel_processing import audio_format, log_mel, save_audio
-from models import CodesToWave, build_token_lm, build_wave_generator, load_codec, load_network
+from models import Codec, CodesToWave, build_token_lm, build_wave_generator, load_codec, load_network
 from models.layers.sampling import Sampling
 from plotting import mel_figure, save_figure
 from text import build_frontend, normalize_ipa, split_sentences
+from voice_prompts import VoicePrompt, nearest_speaker, read_voice_prompt
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,8 @@ class Synthesizer:
 
     def __init__(self, model: str, checkpoints: str | Path = "checkpoints", device: str | None = None):
         """ValueError if a stage is not trained yet, or if two stages do not fit each other, saying which."""
-        self.model, folder = model, Path(checkpoints) / model
+        self.model, self.checkpoints = model, checkpoints
+        folder = Path(checkpoints) / model
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         lm_data = require_checkpoint(folder / "llm", f"python3 train_llm.py -c CONFIG -m {model}")
         wave_data = require_checkpoint(folder / "vocoder", f"python3 train_vocoder.py -c CONFIG -m {model}")
@@ -71,6 +74,7 @@ class Synthesizer:
         self.languages, self.speakers = lm_data["languages"], lm_data["speakers"]
         self.lm = load_network(build_token_lm(lm_config, lm_data), lm_data, folder / "llm").to(self.device)
         self.frames_per_symbol = lm_data["frames_per_symbol"]
+        self.learned_prompts = lm_config.train.llm.prompt_probability > 0
 
         codec_data = wave_data["codec"]
         if codec_data is None and not isinstance(self.config.codec, MelCodecConfig):
@@ -92,33 +96,52 @@ class Synthesizer:
             )
         if lm_config.audio != self.audio:
             raise ValueError(f"{folder}: llm and vocoder were trained with different audio sections")
-        self.code_frame_rate = lm_data["codec"]["frame_rate"]
+        self.code_frame_rate, self.fingerprint = lm_data["codec"]["frame_rate"], fingerprint
         generator.vocoder.remove_weight_norm()
         self.vocoder = generator.vocoder.to(self.device)
+
+    @cached_property
+    def codec(self) -> Codec:
+        """The codec whose codes the language model speaks; only its encoder is not needed for every speech."""
+        codec = load_codec(self.config, self.model, self.checkpoints)
+        if codec.fingerprint != self.fingerprint:
+            raise ValueError(f"{Path(self.checkpoints) / self.model}: its codec is now {codec.fingerprint}, the other "
+                             f"stages were trained on the codes of {self.fingerprint}: a reference needs that one")
+        return codec
 
     def speak(
         self, text: str, language: str = "en-us", speaker: str | None = None, *, input_type: str = "text",
         sampling: Sampling = Sampling(), seed: int | None = None,  # noqa: B008 (frozen)
+        reference: str | Path | None = None, reference_text: str | None = None,
     ) -> Speech:
         """Text (or, with input_type "ipa", IPA) of any length as one wave; sentences are spoken in batches.
 
-        ValueError for a language or speaker that the model has not learned, and for text with nothing to say.
+        `reference`: a recording in whose voice to speak, and what is said in it, in the same language. The decoder is
+        then the named speaker's, or that of the nearest one. ValueError for a language or speaker that the model has
+        not learned, a reference that cannot be used, and for text with nothing to say.
         """
-        speaker = speaker or self.speakers[0]
         language_id, speaker_id = self.check(language, speaker)
-        if input_type == "text":
-            parts = self.frontend.phonemize_many(split_sentences(text, language), language)
-        else:
-            parts = [normalize_ipa(text)]
-        parts = [piece for part in parts if part for piece in self._fit(part)]
+        prompt = None
+        if reference is not None:
+            prompt = self._prompt(reference, reference_text, language, input_type)
+            if speaker is None:
+                mels = ((name, self.mel_from_codes(prompt.codes, name)[0]) for name in self.speakers)
+                speaker = nearest_speaker(reference, self.audio, mels)
+                log.info("%s: the decoder of %s comes nearest", reference, speaker)
+                speaker_id = -1 if self.learned_prompts else self.speakers.index(speaker)
+        elif reference_text is not None:
+            raise ValueError("a reference's text is of use only with the reference itself")
+        speaker = speaker or self.speakers[0]
+        parts = [piece for part in self._ipa(text, language, input_type) if part for piece in self._fit(part, prompt)]
         if not parts:
             raise ValueError("there is nothing to say in the text")
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
         waves, sentences = [], []
         for first in range(0, len(parts), BATCH_SIZE):
             batch = parts[first : first + BATCH_SIZE]
-            for ipa, generated in zip(batch, self._generate(batch, speaker_id, language_id, sampling, generator),
-                                      strict=True):
+            for ipa, generated in zip(
+                batch, self._generate(batch, speaker_id, language_id, sampling, generator, prompt), strict=True
+            ):
                 waves.append(self.wave_from_codes(generated.codes, speaker))
                 seconds = len(waves[-1]) / self.audio.sample_rate
                 sentences.append({"ipa": ipa, "seconds": seconds, "finish_reason": generated.finish_reason})
@@ -131,35 +154,67 @@ class Synthesizer:
         speaker = speaker or self.speakers[0]
         return self._index(self.languages, language, "language"), self._index(self.speakers, speaker, "speaker")
 
-    def wave_from_codes(self, codes: Tensor, speaker: str) -> Tensor:
-        """codes (n_codebooks, frames) -> (samples,) on the CPU."""
+    def mel_from_codes(self, codes: Tensor, speaker: str) -> Tensor:
+        """codes (n_codebooks, frames) -> (1, n_mels, frames in time)."""
         frames = codes.shape[1]
         mel_frames = max(2, round(frames / self.code_frame_rate * self.audio.frame_rate))  # 1 would give no samples
         with torch.inference_mode():
-            mel = self.decoder(
+            return self.decoder(
                 codes[None], torch.tensor([frames], device=self.device),
                 torch.tensor([self._index(self.decoder_speakers, speaker, "speaker")], device=self.device),
                 torch.zeros(1, device=self.device), mel_frames,
             )
-            return self.vocoder(mel).wave[0].cpu()
 
-    def _generate(self, parts: list[str], speaker: int, language: int, sampling: Sampling, generator) -> list:
-        ids = [torch.tensor(self.frontend.encode(ipa), device=self.device) for ipa in parts]
+    def wave_from_codes(self, codes: Tensor, speaker: str) -> Tensor:
+        """codes (n_codebooks, frames) -> (samples,) on the CPU."""
+        with torch.inference_mode():
+            return self.vocoder(self.mel_from_codes(codes, speaker)).wave[0].cpu()
+
+    def _ipa(self, text: str, language: str, input_type: str) -> list[str]:
+        """The IPA of every sentence."""
+        if input_type == "ipa":
+            return [normalize_ipa(text)]
+        return self.frontend.phonemize_many(split_sentences(text, language), language)
+
+    def _prompt(self, reference: str | Path, text: str | None, language: str, input_type: str) -> VoicePrompt:
+        ipa = " ".join(self._ipa(text, language, input_type)) if text else ""
+        if not ipa and not self.learned_prompts:
+            log.warning("%s: its text is not given, and %s has not learned voices without (train.llm.prompt_probability"
+                        "); it may say anything", reference, self.model)
+        prompt = read_voice_prompt(reference, ipa, self.codec)
+        room = self.lm.config.max_positions // 2
+        taken = self.lm.positions_for(len(self.frontend.encode(ipa)) if ipa else 0, prompt.codes.shape[1])
+        if taken > room:
+            most = (room - taken + prompt.codes.shape[1]) / self.code_frame_rate
+            raise ValueError(f"{reference}: too long, it takes {taken} positions of the model's {2 * room}; use at "
+                             f"most {max(0, most):.1f} s of it, and the text of that part")
+        return VoicePrompt(prompt.codes.to(self.device), ipa)
+
+    def _generate(
+        self, parts: list[str], speaker: int, language: int, sampling: Sampling, generator, prompt: VoicePrompt | None
+    ) -> list:
+        ids = [torch.tensor(self._encode(ipa, prompt), device=self.device) for ipa in parts]
         return self.lm.generate(
             ids, torch.full((len(ids),), speaker, device=self.device),
-            torch.full((len(ids),), language, device=self.device), [self._bound(len(i)) for i in ids],
-            sampling, generator,
+            torch.full((len(ids),), language, device=self.device),
+            [self._bound(len(self.frontend.encode(ipa))) for ipa in parts], sampling, generator,
+            prompts=[prompt.codes] * len(ids) if prompt else None,
         )
+
+    def _encode(self, ipa: str, prompt: VoicePrompt | None) -> list[int]:
+        """Symbol ids, behind those of what the prompt says."""
+        return self.frontend.encode(f"{prompt.ipa} {ipa}" if prompt and prompt.ipa else ipa)
 
     def _bound(self, n_symbols: int) -> int:
         """Code frames that no sensible reading of so many symbols needs."""
         return int(n_symbols * self.frames_per_symbol * BOUND_MARGIN + BOUND_FRAMES_SECONDS * self.code_frame_rate)
 
-    def _fit(self, ipa: str) -> list[str]:
+    def _fit(self, ipa: str, prompt: VoicePrompt | None) -> list[str]:
         """The IPA in pieces that fit the model's positions, cut at punctuation if possible, else at spaces."""
         room = self.lm.config.max_positions
         n_symbols = len(self.frontend.encode(ipa))
-        if self.lm.positions_for(n_symbols, self._bound(n_symbols)) <= room:
+        frames = self._bound(n_symbols) + (prompt.codes.shape[1] if prompt else 0)
+        if self.lm.positions_for(len(self._encode(ipa, prompt)), frames) <= room:
             return [ipa]
         words = ipa.split(" ")
         if len(words) == 1:
@@ -167,7 +222,7 @@ class Synthesizer:
         middle = len(words) / 2
         after_mark = [i for i, word in enumerate(words[:-1], 1) if word and word[-1] in ".,;:!?"]
         cut = min(after_mark or range(1, len(words)), key=lambda i: abs(i - middle))
-        return self._fit(" ".join(words[:cut])) + self._fit(" ".join(words[cut:]))
+        return self._fit(" ".join(words[:cut]), prompt) + self._fit(" ".join(words[cut:]), prompt)
 
     def _index(self, names: list[str], name: str, what: str) -> int:
         if name not in names:
@@ -190,14 +245,16 @@ def load_synthesizer(model: str | None = None, checkpoints: str = "checkpoints")
 def synthesize_text(
     text: str, language: str = "en-us", speaker: str | None = None, model: str | None = None,
     output_path: str | Path | None = None, sampling: Sampling = Sampling(), seed: int | None = None,  # noqa: B008
-    input_type: str = "text",
+    input_type: str = "text", reference: str | Path | None = None, reference_text: str | None = None,
 ) -> tuple[Tensor, int]:
-    """Speaks text: samples (n,) float32 and their rate, also written to `output_path` if given."""
+    """Speaks text: samples (n,) float32 and their rate, also written to `output_path` if given; with a `reference`
+    recording, in its voice (see `Synthesizer.speak`)."""
     if output_path:
         audio_format(output_path)
     started = time.perf_counter()
     synthesizer = load_synthesizer(model)
-    speech = synthesizer.speak(text, language, speaker, input_type=input_type, sampling=sampling, seed=seed)
+    speech = synthesizer.speak(text, language, speaker, input_type=input_type, sampling=sampling, seed=seed,
+                               reference=reference, reference_text=reference_text)
     if output_path:
         save_audio(output_path, speech.samples, speech.sample_rate)
     report(speech, time.perf_counter() - started, output_path)
@@ -235,7 +292,8 @@ def synthesize_filelist(synthesizer: Synthesizer, path: Path, folder: Path, opti
         started, target = time.perf_counter(), folder / f"{name}.wav"
         try:
             speech = synthesizer.speak(text, language, speaker, input_type=options.input_type,
-                                       sampling=sampling_from(options), seed=options.seed)
+                                       sampling=sampling_from(options), seed=options.seed,
+                                       reference=options.reference, reference_text=options.reference_text)
         except ValueError as error:
             raise ValueError(f"{path}, {name}: {error}") from error
         save_audio(target, speech.samples, speech.sample_rate)
@@ -256,6 +314,8 @@ def main() -> None:
     parser.add_argument("--input-type", choices=["text", "ipa"], default="text", help="what the filelist's text is")
     parser.add_argument("-l", "--language", default="en-us", help="espeak-ng's name, e.g. en-us, de, cmn")
     parser.add_argument("-s", "--speaker", help="the model's first if not given")
+    parser.add_argument("--reference", type=Path, metavar="AUDIO", help="speak in the voice of this recording")
+    parser.add_argument("--reference-text", metavar="TEXT", help="what it says, in the same language (IPA with --ipa)")
     parser.add_argument("-o", "--output", type=Path, required=True, help="audio file, or folder with -i")
     parser.add_argument("--mel", type=Path, metavar="PNG", help="also draw the mel of what was spoken")
     parser.add_argument("--seed", type=int, help="the same seed gives the same speech")
@@ -272,7 +332,7 @@ def main() -> None:
     text, input_type = (options.text, "text") if options.ipa is None else (options.ipa, "ipa")
     samples, _ = synthesize_text(
         text, options.language, options.speaker, options.model, options.output, sampling_from(options), options.seed,
-        input_type,
+        input_type, options.reference, options.reference_text,
     )
     if options.mel:
         audio = load_synthesizer(options.model).audio

@@ -11,7 +11,8 @@ LIBRARIES = {
     # what each may import of ours; a name stands for the module or package and all in it
     "cli": set(), "plotting": set(), "checkpoints": set(), "codes_cache": set(), "config": set(),
     "mel_processing": {"config"}, "training": {"config", "checkpoints"}, "losses": {"mel_processing"},
-    "data_utils": {"text", "mel_processing", "config"}, "lm_data": {"data_utils"}, "text": {"text", "config"},
+    "data_utils": {"text", "mel_processing", "config"}, "lm_data": {"data_utils"}, "voice_prompts": {"mel_processing"},
+    "text": {"text", "config"},
     "models": {"models", "config", "checkpoints"},
     "preprocessing": {"preprocessing", "config", "mel_processing", "data_utils"},
 }

@@ -1,0 +1,214 @@
+"""Voice prompts: the model goes on from a recording's codes, and synthesis gives it those of a reference."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import torch.nn.functional as F
+from conftest import run_script
+from test_backbones import every_backbone
+from test_token_lm import CODEBOOK_SIZE, GREEDY, N_SYMBOLS, make_lm, random_batch
+
+from config import AudioConfig
+from mel_processing import load_audio, log_mel
+from models.token_lm import CONDITIONS, TokenLM
+from synthesize import load_synthesizer
+from voice_prompts import nearest_speaker, read_voice_prompt
+
+
+def prompt(n_codebooks: int, frames: int) -> torch.Tensor:
+    return torch.randint(CODEBOOK_SIZE, (n_codebooks, frames), generator=torch.Generator().manual_seed(frames))
+
+
+def assert_greedy(lm: TokenLM, text, speaker, language, given, generated, bound: int) -> None:
+    """Every code is the most likely one after the prompt and the codes before it, without a cache."""
+    start = 0 if given is None else given.shape[1]
+    whole = generated.codes if given is None else torch.cat([given, generated.codes], dim=1)
+    ids = text[None], torch.tensor([len(text)]), whole[None], torch.tensor([whole.shape[1]]), speaker, language
+    with torch.no_grad():
+        logits, _ = lm(*ids)
+        states = lm.frame_states(*ids)
+    for t in range(generated.codes.shape[1]):
+        for k in range(lm.n_codebooks):
+            scores = logits[0, k, start + t + k]
+            assert generated.codes[k, t] == scores[:CODEBOOK_SIZE].argmax()
+        assert t == 0 or logits[0, 0, start + t, lm.end] <= logits[0, 0, start + t, :CODEBOOK_SIZE].max()
+    ended = logits[0, 0, whole.shape[1], lm.end] > logits[0, 0, whole.shape[1], :CODEBOOK_SIZE].max()
+    assert ended if generated.finish_reason == "stop" else generated.codes.shape[1] == bound
+    torch.testing.assert_close(generated.states, states[0, :, start:], atol=1e-4, rtol=0)
+
+
+@every_backbone
+@pytest.mark.parametrize("n_codebooks", [1, 2, 4])
+def test_generation_goes_on_from_the_prompt(settings, n_codebooks):
+    lm = make_lm(n_codebooks, **settings)
+    with torch.no_grad():
+        lm.heads[0].weight[lm.end] *= 3
+    texts = [torch.arange(length) % N_SYMBOLS for length in (3, 8, 1, 5)]
+    prompts = [prompt(n_codebooks, 6), None, prompt(n_codebooks, 1), prompt(n_codebooks, 40)]
+    speaker, language, bounds = torch.tensor([0, 1, -1, 2]), torch.tensor([0, 1, 0, 1]), [9, 6, 15, 30]
+    made = lm.generate(texts, speaker, language, bounds, GREEDY, prompts=prompts, with_states=True)
+    for i, generated in enumerate(made):
+        one = slice(i, i + 1)
+        start = 0 if prompts[i] is None else prompts[i].shape[1]
+        room = 64 - lm.state_positions_for(len(texts[i]), start)
+        assert_greedy(lm, texts[i], speaker[one], language[one], prompts[i], generated, min(bounds[i], room))
+        alone, = lm.generate(texts[one], speaker[one], language[one], bounds[one], GREEDY, prompts=prompts[one])
+        if start < 40:  # where states are wanted, the positions leave room for one frame less
+            assert alone.codes.equal(generated.codes)
+    plain, = lm.generate(texts[1:2], speaker[1:2], language[1:2], bounds[1:2], GREEDY)
+    assert plain.codes.equal(made[1].codes)
+
+
+def test_the_rest_of_a_clip_learnt_by_heart_follows_its_beginning():
+    lm, batch = make_lm(2, hidden_size=32), random_batch(2, [6, 9, 4], [14, 11, 12])
+    optimizer = torch.optim.AdamW(lm.parameters(), 1e-2, weight_decay=0)
+    for _ in range(150):
+        logits, targets = lm(**batch)
+        loss = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), ignore_index=-100)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if loss < 0.02:
+            break
+    texts = [text[:length] for text, length in zip(batch["text"], batch["text_lengths"], strict=True)]
+    prompts = [codes[:, :5] for codes in batch["codes"]]
+    made = lm.eval().generate(texts, batch["speaker"], batch["language"], [30] * 3, GREEDY, prompts=prompts)
+    for generated, codes, length in zip(made, batch["codes"], batch["code_lengths"], strict=True):
+        assert generated.codes.equal(codes[:, 5:length])
+
+
+def test_the_codes_of_a_prompt_are_not_predicted():
+    lm, batch = make_lm(3), random_batch(3, [4, 6], [7, 5])
+    _, plain = lm(**batch)
+    _, targets = lm(**batch, prompt_frames=torch.tensor([0, 2]))
+    assert targets[0].equal(plain[0])
+    for k in range(3):
+        assert (targets[1, k, : k + 2] == -100).all()
+        assert targets[1, k, k + 2 :].equal(plain[1, k, k + 2 :])
+
+
+def test_no_speaker_is_like_no_other():
+    lm, batch = make_lm(2), random_batch(2, [4], [7])
+    found = [lm(**batch | {"speaker": torch.tensor([speaker])})[0] for speaker in (-1, 0, 1, 2)]
+    assert all((found[0] - other).abs().max() > 1e-3 for other in found[1:])
+    with torch.no_grad():
+        lm.speaker_embedding.weight.zero_()
+    torch.testing.assert_close(lm(**batch)[0], found[0])
+
+
+def test_a_prompt_that_leaves_no_room():
+    lm, zero = make_lm(2, max_positions=30), torch.tensor([0])
+    text = [torch.arange(5)]
+    generated, = lm.generate(text, zero, zero, [10], GREEDY, prompts=[prompt(2, 30 - CONDITIONS - 5 - 1 - 1)])
+    assert generated.codes.shape == (2, 1)
+    with pytest.raises(ValueError, match=r"^a text of 5 symbols and a voice prompt of 22 frames leaves no room for "
+                                         r"speech: shorten the prompt, or split the text$"):
+        lm.generate(text, zero, zero, [10], GREEDY, prompts=[prompt(2, 22)])
+
+
+@pytest.fixture
+def synthesizer(chain):
+    load_synthesizer.cache_clear()
+    yield load_synthesizer("tiny")
+    load_synthesizer.cache_clear()
+
+
+@pytest.fixture
+def reference(chain, tmp_path):
+    """A second and a half of a clip, at another rate."""
+    path = next(iter(sorted(chain.glob("data/**/*.wav"))))
+    soundfile.write(tmp_path / "voice.wav", load_audio(path, 16000)[:24000].numpy(), 16000)
+    return tmp_path / "voice.wav"
+
+
+@pytest.fixture
+def asked(synthesizer, monkeypatch):
+    """The arguments of every call of the language model's `generate`."""
+    calls, generate = [], synthesizer.lm.generate
+
+    def spy(text, speaker, language, *rest, **options):
+        calls.append({"text": text, "speaker": speaker.tolist(), **options})
+        return generate(text, speaker, language, *rest, **options)
+
+    monkeypatch.setattr(synthesizer.lm, "generate", spy)
+    return calls
+
+
+def test_a_reference_is_the_prompt_of_every_sentence(synthesizer, reference, asked):
+    speech = synthesizer.speak("One. Two.", reference=reference, reference_text="Good day.", seed=0)
+    said = synthesizer.frontend.phonemize("Good day.", "en-us")
+    codes, _ = synthesizer.codec.encode(load_audio(reference, 22050)[None])
+    call, = asked
+    assert len(speech.sentences) == len(call["prompts"]) == 2
+    for ids, given, sentence in zip(call["text"], call["prompts"], speech.sentences, strict=True):
+        assert given.equal(codes[0])
+        assert ids.tolist() == synthesizer.frontend.encode(f"{said} {sentence['ipa']}")
+    assert len(set(call["speaker"])) == 1
+    assert call["speaker"][0] >= 0  # this model has not learned prompts without a speaker
+
+
+def test_without_its_text(synthesizer, reference, asked, caplog):
+    caplog.set_level("INFO")
+    first = synthesizer.speak("One.", reference=reference, speaker="bruno", seed=0)
+    assert "has not learned voices without (train.llm.prompt_probability)" in caplog.text
+    assert asked[-1]["speaker"] == [synthesizer.speakers.index("bruno")]
+    assert asked[-1]["text"][0].tolist() == synthesizer.frontend.encode(first.sentences[0]["ipa"])
+    caplog.clear()
+    synthesizer.learned_prompts = True
+    second = synthesizer.speak("One.", reference=reference, seed=0)
+    assert asked[-1]["speaker"] == [-1]
+    assert "has not learned" not in caplog.text
+    assert "comes nearest" in caplog.text
+    assert len(first.samples) > 500 < len(second.samples)
+
+
+def test_the_command_line_and_a_filelist(synthesizer, reference, tmp_path, asked):
+    options = ["-m", "tiny", "--reference", reference, "--reference-text", "Good day.", "--seed", 1, "-o"]
+    run_script("synthesize", "--text", "Hello.", *options, tmp_path / "a.wav")
+    (tmp_path / "lines.txt").write_text("b.wav|Hello.\n")
+    run_script("synthesize", "-i", tmp_path / "lines.txt", *options, tmp_path)
+    assert load_audio(tmp_path / "a.wav", 22050).equal(load_audio(tmp_path / "b.wav", 22050))
+    run_script("synthesize", "--text", "Hello.", "-m", "tiny", "-o", tmp_path / "c.wav")
+    assert [call["prompts"] is None for call in asked] == [False, False, True]
+    assert asked[0]["text"][0].equal(asked[1]["text"][0])
+    run_script("synthesize", "--ipa", "həlˈoʊ", *options[:4], "--reference-text", "ɡˈʊd", "-o", tmp_path / "d.wav")
+    assert synthesizer.frontend.decode(asked[-1]["text"][0].tolist()) == "ɡˈʊd həlˈoʊ"
+
+
+def test_references_that_cannot_be_used(synthesizer, reference, tmp_path, capsys, chain):
+    soundfile.write(tmp_path / "short.wav", np.zeros(4000), 16000)
+    soundfile.write(tmp_path / "long.wav", 0.1 * np.random.default_rng(0).normal(size=16000 * 14), 16000)
+    cases = {
+        "short.wav: 0.25 s are too short for a voice, a reference needs 0.5 s": ["--reference", tmp_path / "short.wav"],
+        "long.wav: too long, it takes 305 positions of the model's 512; use at most 11.7 s of it": [
+            "--reference", tmp_path / "long.wav"],
+        "gone.wav: no such file": ["--reference", tmp_path / "gone.wav"],
+        "a reference's text is of use only with the reference itself": ["--reference-text", "Good day."],
+    }
+    for message, arguments in cases.items():
+        with pytest.raises(SystemExit) as stop:
+            run_script("synthesize", "-m", "tiny", "--text", "Hi.", "-o", tmp_path / "a.wav", *arguments)
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "a.wav").exists()
+    synthesizer.fingerprint = "0123"
+    del synthesizer.codec  # it is loaded for the first reference
+    with pytest.raises(ValueError, match="other stages were trained on the codes of 0123: a reference needs that"):
+        synthesizer.speak("Hi.", reference=reference)
+
+
+def test_the_nearest_speaker_is_the_one_whose_mel_is_nearest(tmp_path):
+    audio = AudioConfig()
+    wave = 0.3 * torch.sin(torch.arange(22050) * 0.1)
+    soundfile.write(tmp_path / "a.wav", wave.numpy(), 22050, subtype="FLOAT")
+    mel = log_mel(wave[None], audio)[0]
+    mels = [("ann", mel + 0.3), ("bob", F.pad(mel - 0.1, (0, 3))), ("cy", mel[:, :-5] + 0.2)]
+    assert nearest_speaker(tmp_path / "a.wav", audio, mels) == "bob"
+    assert nearest_speaker(tmp_path / "a.wav", audio, mels[::2]) == "cy"
+
+
+def test_the_prompt_of_a_recording_holds_its_codes(synthesizer, reference):
+    found = read_voice_prompt(reference, "ɡˈʊd", synthesizer.codec)
+    assert found.codes.shape == (2, synthesizer.codec.frames_for(33075))
+    assert found.ipa == "ɡˈʊd"
