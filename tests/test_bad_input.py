@@ -200,7 +200,7 @@ def test_config_files(own_chain, capsys):
     for script in ("train_llm", "train_vocoder"):
         assert "nowhere: holds neither config.json" in refused(capsys, script, "-c", encodec, "-m", "new")
     odd = write_config(train__codec={"segment_frames": 30})
-    assert "segment_frames 30 must be a multiple of codec.stride 4" in refused(capsys, "train_codec", "-c", odd, "-m", "new")
+    assert "segment_frames 30 must be a multiple of codec" in refused(capsys, "train_codec", "-c", odd, "-m", "new")
 
 
 def test_checkpoints_that_cannot_be_resumed(own_chain, capsys):
