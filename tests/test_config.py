@@ -74,6 +74,22 @@ def test_a_missing_key_and_a_wrong_kind_are_named():
     ({"vocoder": {"kind": "multiband_istft", "n_bands": 2}},
      "config: vocoder: upsample_rates [4, 4] x hop_length 4 x n_bands 2 give 128 samples a frame, audio.hop_length is "
      "256: make them equal"),
+    ({"codec": {"kind": "mel", "stride": 4, "samples_per_code": 2048}},
+     "config: codec: stride 4 x audio.hop_length 256 are 1024 samples a code, codec.samples_per_code is 2048: make "
+     "them equal"),
+    ({"codec": {"kind": "mel", "stride": 3}},
+     "config: train.codec.segment_frames 256 must be a multiple of codec.stride 3"),
+    ({"codec": {"kind": "mel"}, "train": {"codec": {"loss_weights": {"mel": 1, "feature_matching": 2}}}},
+     "config: train.codec.loss_weights: give adversarial and feature_matching weights, both or none"),
+    ({"codec": {"kind": "mel", "bottleneck": {"kind": "fsq", "levels": [8, 1]}}},
+     "codec.bottleneck.levels.1: Input should be greater than or equal to 2"),
+    ({"codec": {"kind": "mel", "bottleneck": {"kind": "rvq", "levels": [8, 5]}}},
+     "codec.bottleneck.levels: not a key of this section, but of another"),
+    ({"codec": {"kind": "mel", "bottleneck": {"kind": "gaussian", "latent_sizes": 5}}},
+     "codec.bottleneck.latent_sizes: unknown key, did you mean 'latent_size'?"),
+    ({"codec": {"kind": "mel", "stride": 9}}, "codec.stride: Input should be less than or equal to 8"),
+    ({"train": {"codec": {"loss_weights": {"mel": -1.0}}}},
+     "train.codec.loss_weights.mel: Input should be greater than or equal to 0"),
     ({"train": {"vocoder": {"segment_frames": 3}}},
      "config: train.vocoder.segment_frames: 768 samples are too short for the STFTs of losses and discriminators, "
      "which need 1025: at least 5 frames"),

@@ -3,7 +3,7 @@ import torch
 
 from config import DiscriminatorConfig
 from losses import adversarial_loss_discriminator, adversarial_loss_generator, feature_matching_loss
-from models.discriminators import PeriodDiscriminator, build_discriminators
+from models.discriminators import MelPatchDiscriminator, PeriodDiscriminator, build_discriminators
 
 SMALL = DiscriminatorConfig(period_channels=[8, 16, 16], fft_sizes=[512, 256], resolution_channels=4)
 
@@ -81,3 +81,17 @@ def test_autocast_stays_finite():
 def test_no_discriminator_at_all_is_refused():
     with pytest.raises(ValueError, match="periods"):
         build_discriminators(DiscriminatorConfig(periods=[], fft_sizes=[]))
+
+
+def test_mel_patches_are_judged_by_what_is_near():
+    torch.manual_seed(0)
+    discriminator, mel = MelPatchDiscriminator([4, 8]), torch.randn(2, 80, 64)
+    (logits,), (maps,) = discriminator(mel)
+    assert [tuple(m.shape) for m in maps] == [(2, 4, 40, 32), (2, 8, 20, 16), (2, 1, 20, 16)]
+    assert logits.shape == (2, 20 * 16)
+    changed = mel.clone()
+    changed[:, :8, :8] += 1
+    moved = (discriminator(changed)[1][0][-1] - maps[-1]).abs().sum((0, 1)) > 0
+    assert moved[0, 0]
+    assert not moved[6:].any()
+    assert not moved[:, 6:].any()

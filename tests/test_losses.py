@@ -1,3 +1,5 @@
+import itertools
+
 import librosa
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from losses import (
     multi_resolution_stft_loss,
     reconstruction_losses,
     subband_stft_loss,
+    symbol_ctc,
+    symbols_fit,
     token_cross_entropy,
     weighted_sum,
 )
@@ -112,6 +116,47 @@ def test_codec_losses_ignore_a_constant_offset_in_time_alone():
     losses = codec_losses(mel + 0.5, mel)
     assert losses["mel"].item() == pytest.approx(0.5)
     assert losses["mel_delta"].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_codec_losses_with_mask_are_those_of_the_frames_in_it():
+    rebuilt, mel = torch.randn(2, 80, 10), torch.randn(2, 80, 10)
+    mask = torch.arange(10).view(1, 1, -1) < torch.tensor([10, 6]).view(2, 1, 1)
+    losses = codec_losses(rebuilt, mel, mask)
+    first, second = codec_losses(rebuilt[:1], mel[:1]), codec_losses(rebuilt[1:, :, :6], mel[1:, :, :6])
+    torch.testing.assert_close(losses["mel"], (10 * first["mel"] + 6 * second["mel"]) / 16)
+    torch.testing.assert_close(losses["mel_delta"], (9 * first["mel_delta"] + 5 * second["mel_delta"]) / 14)
+
+
+def collapse(path: tuple[int, ...]) -> list[int]:
+    """What a path of predictions spells: repeats are one, 0 is nothing."""
+    return [symbol for symbol, _ in itertools.groupby(path) if symbol]
+
+
+def test_symbol_ctc_is_the_probability_of_all_paths_that_spell_the_symbols():
+    logits = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    texts, lengths = [[1, 2, 2], [2]], [5, 4]
+    expected = []
+    for log_p, text, length in zip(logits.log_softmax(-1), texts, lengths, strict=True):
+        paths = itertools.product(range(3), repeat=length)
+        scores = [sum(log_p[t, s] for t, s in enumerate(path)) for path in paths if collapse(path) == text]
+        expected.append(-torch.logsumexp(torch.stack(scores), 0) / len(text))
+    symbols = torch.tensor([[1, 2, 2], [2, 0, 0]])
+    loss = symbol_ctc(logits, torch.tensor(lengths), symbols, torch.tensor([3, 1]))
+    torch.testing.assert_close(loss, torch.stack(expected).mean())
+    short = symbol_ctc(logits, torch.tensor([3, 4]), symbols, torch.tensor([3, 1]))  # no room for the blank of 2, 2
+    torch.testing.assert_close(short, expected[1])
+    nothing = symbol_ctc(logits.requires_grad_(), torch.tensor([3, 0]), symbols, torch.tensor([3, 1]))
+    nothing.backward()
+    assert nothing == 0
+    assert not logits.grad.any()
+
+
+def test_symbols_fit_counts_a_blank_between_equals():
+    symbols = torch.tensor([[1, 2, 3], [1, 1, 1], [4, 4, 0]])
+    lengths = torch.tensor([3, 3, 2])
+    for predictions, fitting in ((5, [True, True, True]), (4, [True, False, True]), (3, [True, False, True]),
+                                 (2, [False, False, False])):
+        assert symbols_fit(torch.full((3,), predictions), symbols, lengths).tolist() == fitting
 
 
 def test_reconstruction_losses_are_those_of_what_is_there():

@@ -7,7 +7,7 @@ from matplotlib.image import imread
 from torch.utils.tensorboard import SummaryWriter
 
 import plot_curves
-from plotting import attention_figure, curves_figure, mel_figure, save_figure
+from plotting import attention_figure, curves_figure, mel_figure, save_figure, usage_figure
 
 
 def test_mel_figure_has_a_row_per_mel_on_one_scale():
@@ -26,6 +26,12 @@ def test_attention_runs_to_the_right():
 def test_curves_use_a_log_axis_only_for_positive_values():
     figure = curves_figure({"loss": ([1, 2], [2.0, 1.0]), "score": ([1, 2], [-1.0, 1.0])})
     assert [axes.get_yscale() for axes in figure.axes[:2]] == ["log", "linear"]
+
+
+def test_usage_shows_the_codes_that_occur_by_frequency():
+    axes = usage_figure({"a": torch.tensor([3, 0, 5]), "b": torch.tensor([0, 0, 1])}).axes[0]
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[5, 3], [1]]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a: 2 of 3 used", "b: 1 of 3 used"]
 
 
 def test_save_figure_writes_a_png(tmp_path):

@@ -243,3 +243,32 @@ cli.run(lambda: fit(make_run(Path("."), max_steps=10_000, save_interval=5000), s
     assert f"{number.name}: saving after this step" in errors
     assert f"stopped at step {step_number} of 10000" in errors
     assert make_run(tmp_path).step == step_number
+
+
+class Counter(nn.Linear):
+    """Counts its passes, as a codebook keeps statistics, and knows whether it trains."""
+
+    def __init__(self):
+        super().__init__(2, 2)
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, x):
+        self.passes += self.training
+        return super().forward(x)
+
+
+def test_the_trial_for_memory_and_validation_leave_buffers_alone(tmp_path):
+    seen = []
+
+    def validate(run):
+        network = run.validation_network()
+        network(torch.zeros(1, 2))
+        seen.append((float(network.passes), network.training))
+        return {}
+
+    torch.manual_seed(0)
+    run = Run(stage_name="codec", stage=StageConfig(max_steps=4, eval_interval=2, ema_decay=0.5), arguments=arguments(),
+              root=tmp_path, generator=Counter(), metadata=METADATA)
+    fit(run, score=validate)
+    assert seen == [(0.0, False), (2.0, False), (4.0, False)]
+    assert run.unwrapped().passes == 4
