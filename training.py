@@ -36,6 +36,8 @@ from checkpoints import (
     write_checkpoint,
 )
 from config import StageConfig
+from optimization import learning_rate_at, moving_average
+from random_state import random_state, set_random_state
 
 log = logging.getLogger(__name__)
 
@@ -59,30 +61,6 @@ def positive(value: str) -> int:
     if int(value) < 1:
         raise argparse.ArgumentTypeError(f"{value}: must be at least 1")
     return int(value)
-
-
-def learning_rate_at(stage: StageConfig, step: int, steps_per_epoch: int) -> float:
-    """Learning rate of optimizer step `step` (from 0): linear warm-up, then the stage's schedule."""
-    if step < stage.warmup_steps:
-        return stage.learning_rate * (step + 1) / stage.warmup_steps
-    progress = min(1.0, (step - stage.warmup_steps) / max(1, stage.max_steps - stage.warmup_steps))
-    scale = {
-        "constant": 1.0,
-        "exponential": stage.gamma ** (step // steps_per_epoch),
-        "cosine": 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)),
-        "wsd": min(1.0, (1 - progress) / 0.2),
-    }[stage.schedule]
-    return stage.learning_rate * scale
-
-
-def moving_average(decay: float) -> Callable:
-    """Update for AveragedModel; the decay grows from 0.1 to its value, so that the start is soon forgotten."""
-
-    def update(averaged: list[Tensor], current: list[Tensor], n_averaged: Tensor | int) -> None:
-        weight = 1 - min(decay, (1 + float(n_averaged)) / (10 + float(n_averaged)))
-        torch._foreach_lerp_(averaged, current, weight)
-
-    return update
 
 
 def state_gigabytes(network: nn.Module, ema: bool) -> float:
@@ -505,24 +483,3 @@ class Run:
         except Timeout as error:
             raise ValueError(f"{self.folder}: another run is training here; wait for it, or take another -m") from error
         return lock
-
-
-def random_state() -> dict:
-    """Every random state that training draws from, as plain values and tensors."""
-    kind, keys, position, has_gauss, cached = np.random.get_state()
-    return {
-        "python": random.getstate(), "torch": torch.get_rng_state(),
-        "numpy": (kind, keys.tolist(), position, has_gauss, cached),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def set_random_state(state: dict) -> None:
-    """Puts back what `random_state` took."""
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    torch.set_rng_state(state["torch"])
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
-    if torch.cuda.is_available() and state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])

@@ -18,7 +18,9 @@ from torch import nn
 
 from checkpoints import read_checkpoint, saved_steps
 from config import AudioConfig, StageConfig
-from training import MAX_SKIPPED_STEPS, Run, learning_rate_at, moving_average, random_state, set_random_state
+from optimization import learning_rate_at, moving_average
+from random_state import random_state, set_random_state
+from training import MAX_SKIPPED_STEPS, Run
 
 METADATA = {"config": {"audio": AudioConfig().model_dump()}, "speakers": ["ann"], "codec": {"fingerprint": "a"}}
 
