@@ -306,9 +306,9 @@ class LLMStage(StageConfig):
     """Several clips in one row of up to llm.max_positions, none of which sees another; batch_size counts rows."""
     curriculum_steps: Annotated[int, Field(ge=0)] = 0
     """Over so many steps the longest clips come in: first the shortest tenth of all clips, then two tenths, ..."""
-    prompt_probability: Fraction = 0.0
-    """How often a clip stands behind the last seconds of another one of its speaker, without their text, and half of
-    these times without a speaker: so that a reference recording can be the voice."""
+    voice_probability: Fraction = 0.0
+    """How often a clip is given the last seconds of another one of its speaker, and half of these times no speaker, so
+    that a reference recording can be the voice, also of one that is not known, without what is said in it."""
     loss_weights: dict[str, Annotated[float, Field(ge=0)]] = {"llm": 1.0}
     """With text: also predicts each next symbol of the text, which is not computed while its weight is 0."""
     text_loss_steps: Positive | None = None

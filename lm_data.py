@@ -1,5 +1,5 @@
-"""What the language model is trained on: rows of one clip or of several packed ones, voice prompts before some of them,
-and a curriculum from short clips to all."""
+"""What the language model is trained on: rows of one clip or of several packed ones, voices for some of them, and a
+curriculum from short clips to all."""
 
 from bisect import bisect_left, insort
 from collections import defaultdict
@@ -96,18 +96,18 @@ class RowStream:
 
 
 class RowSequences(Dataset):
-    """Rows of clips, each at random behind a voice prompt: the last frames of another clip of its speaker, whose text
-    is not given; half of the clips with a prompt have no speaker (-1) besides."""
+    """Rows of clips, each at random with a voice: the last frames of another clip of its speaker; half of the clips
+    that have one have no speaker (-1) besides."""
 
     def __init__(
         self, clips: CodeSequences, rows: Sequence[Sequence[int]], lengths: Sequence[int], max_positions: int,
-        prompt_probability: float = 0.0, prompt_frames: tuple[int, int] = (1, 1),
+        voice_probability: float = 0.0, voice_frames: tuple[int, int] = (1, 1), voice_overhead: int = 0,
     ):
-        """`lengths`: positions of each clip, of which a row has up to `max_positions`; `prompt_frames`: fewest and most
-        frames of a prompt."""
+        """`lengths`: positions of each clip, of which a row has up to `max_positions`. `voice_frames`: fewest and most
+        frames of a voice, which takes `voice_overhead` positions more."""
         self.clips, self.rows, self.lengths, self.max_positions = clips, rows, lengths, max_positions
-        self.prompt_probability, self.prompt_frames = prompt_probability, prompt_frames
-        self.speakers = list(clips.rows["speaker"]) if prompt_probability else []
+        self.voice_probability, self.voice_frames, self.overhead = voice_probability, voice_frames, voice_overhead
+        self.speakers = list(clips.rows["speaker"]) if voice_probability else []
         self.of_speaker: dict[str, list[int]] = defaultdict(list)
         for i, speaker in enumerate(self.speakers):
             self.of_speaker[speaker].append(i)
@@ -115,34 +115,36 @@ class RowSequences(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def draw(self, draw: Draw, with_prompts: bool = False) -> list[dict]:
-        """The clips of a row: {text, codes, prompt_frames, offset, speaker, language, name}. `with_prompts`: a prompt
-        for every clip, as far as there is room."""
+    def draw(self, draw: Draw, with_voices: bool = False) -> list[dict]:
+        """The clips of a row: {text, codes, voice, offset, speaker, language, name}. `with_voices`: one for every clip,
+        as far as there is room."""
         random = np.random.default_rng(draw.seed)
         row, items, offset = self.rows[draw.index], [], 0
         room = self.max_positions - sum(self.lengths[i] for i in row)
         for index in row:
-            item, frames = self.clips[index], 0
-            if self.prompt_probability and (with_prompts or random.random() < self.prompt_probability):
-                item, frames = self._prompted(item, index, room, random)
-            items.append(item | {"prompt_frames": frames, "offset": offset})
-            offset += self.lengths[index] + frames
-            room -= frames
+            item, taken = self.clips[index], 0
+            item |= {"voice": item["codes"][:, :0], "offset": offset}
+            if self.voice_probability and (with_voices or random.random() < self.voice_probability):
+                voice = self._voice(index, room - self.overhead, random)
+                if voice is not None:
+                    taken = voice.shape[1] + self.overhead
+                    item |= {"voice": voice} | ({"speaker": -1} if random.random() < 0.5 else {})
+            items.append(item)
+            offset += self.lengths[index] + taken
+            room -= taken
         return items
 
-    def _prompted(self, item: dict, index: int, room: int, random: np.random.Generator) -> tuple[dict, int]:
+    def _voice(self, index: int, room: int, random: np.random.Generator) -> torch.Tensor | None:
+        """The last frames (n_codebooks, frames) of another clip of the speaker of clip `index`, if there is one and
+        room for it."""
         *others, last = self.of_speaker[self.speakers[index]]
         if not others:
-            return item, 0
+            return None
         other = others[int(random.integers(len(others)))]
-        other = last if other == index else other
-        codes = self.clips[other]["codes"]
-        fewest, most = self.prompt_frames
+        codes = self.clips[last if other == index else other]["codes"]
+        fewest, most = self.voice_frames
         frames = min(int(random.integers(fewest, most + 1)), room, codes.shape[1])
-        if frames < fewest:
-            return item, 0
-        speaker = -1 if random.random() < 0.5 else item["speaker"]
-        return item | {"codes": torch.cat([codes[:, -frames:], item["codes"]], dim=1), "speaker": speaker}, frames
+        return codes[:, -frames:] if frames >= fewest else None
 
 
 def collate_rows(rows: Sequence[list[dict]]) -> dict:

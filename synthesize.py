@@ -14,7 +14,7 @@ From Python or a notebook:
 import argparse
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -74,7 +74,7 @@ class Synthesizer:
         self.languages, self.speakers = lm_data["languages"], lm_data["speakers"]
         self.lm = load_network(build_token_lm(lm_config, lm_data), lm_data, folder / "llm").to(self.device)
         self.frames_per_symbol = lm_data["frames_per_symbol"]
-        self.learned_prompts = lm_config.train.llm.prompt_probability > 0
+        self.learned_voices = lm_config.train.llm.voice_probability > 0
 
         codec_data = wave_data["codec"]
         if codec_data is None and not isinstance(self.config.codec, MelCodecConfig):
@@ -128,7 +128,7 @@ class Synthesizer:
                 mels = ((name, self.mel_from_codes(prompt.codes, name)[0]) for name in self.speakers)
                 speaker = nearest_speaker(reference, self.audio, mels)
                 log.info("%s: the decoder of %s comes nearest", reference, speaker)
-                speaker_id = -1 if self.learned_prompts else self.speakers.index(speaker)
+                speaker_id = -1 if self.learned_voices else self.speakers.index(speaker)
         elif reference_text is not None:
             raise ValueError("a reference's text is of use only with the reference itself")
         speaker = speaker or self.speakers[0]
@@ -178,32 +178,40 @@ class Synthesizer:
 
     def _prompt(self, reference: str | Path, text: str | None, language: str, input_type: str) -> VoicePrompt:
         ipa = " ".join(self._ipa(text, language, input_type)) if text else ""
-        if not ipa and not self.learned_prompts:
-            log.warning("%s: its text is not given, and %s has not learned voices without (train.llm.prompt_probability"
-                        "); it may say anything", reference, self.model)
+        if not ipa and not self.learned_voices:
+            log.warning("%s: what it says is not given, and %s was trained without train.llm.voice_probability: it may "
+                        "say anything", reference, self.model)
         prompt = read_voice_prompt(reference, ipa, self.codec)
-        room = self.lm.config.max_positions // 2
-        taken = self.lm.positions_for(len(self.frontend.encode(ipa)) if ipa else 0, prompt.codes.shape[1])
-        if taken > room:
-            most = (room - taken + prompt.codes.shape[1]) / self.code_frame_rate
-            raise ValueError(f"{reference}: too long, it takes {taken} positions of the model's {2 * room}; use at "
-                             f"most {max(0, most):.1f} s of it, and the text of that part")
-        return VoicePrompt(prompt.codes.to(self.device), ipa)
+        prompt = replace(prompt, codes=prompt.codes.to(self.device))
+        room, taken = self.lm.config.max_positions, self._positions("", 0, prompt)
+        if taken > room // 2:
+            most = (room // 2 - taken + prompt.codes.shape[1]) / self.code_frame_rate
+            raise ValueError(f"{reference}: too long, it takes {taken} positions of the model's {room}; use at most "
+                             f"{max(0, most):.1f} s of it, and the text of that part")
+        return prompt
 
     def _generate(
         self, parts: list[str], speaker: int, language: int, sampling: Sampling, generator, prompt: VoicePrompt | None
     ) -> list:
         ids = [torch.tensor(self._encode(ipa, prompt), device=self.device) for ipa in parts]
+        recordings = {} if prompt is None else {"prompts" if prompt.ipa else "voices": [prompt.codes] * len(ids)}
         return self.lm.generate(
             ids, torch.full((len(ids),), speaker, device=self.device),
             torch.full((len(ids),), language, device=self.device),
-            [self._bound(len(self.frontend.encode(ipa))) for ipa in parts], sampling, generator,
-            prompts=[prompt.codes] * len(ids) if prompt else None,
+            [self._bound(len(self.frontend.encode(ipa))) for ipa in parts], sampling, generator, **recordings,
         )
 
     def _encode(self, ipa: str, prompt: VoicePrompt | None) -> list[int]:
         """Symbol ids, behind those of what the prompt says."""
-        return self.frontend.encode(f"{prompt.ipa} {ipa}" if prompt and prompt.ipa else ipa)
+        said = " ".join(filter(None, [prompt and prompt.ipa, ipa]))
+        return self.frontend.encode(said) if said else []
+
+    def _positions(self, ipa: str, frames: int, prompt: VoicePrompt | None) -> int:
+        """What so many frames of a text take of the model's positions, together with the prompt."""
+        given, n_symbols = prompt.codes.shape[1] if prompt else 0, len(self._encode(ipa, prompt))
+        if prompt and prompt.ipa:
+            return self.lm.positions_for(n_symbols, frames + given)
+        return self.lm.positions_for(n_symbols, frames) + self.lm.voice_positions_for(given)
 
     def _bound(self, n_symbols: int) -> int:
         """Code frames that no sensible reading of so many symbols needs."""
@@ -213,8 +221,7 @@ class Synthesizer:
         """The IPA in pieces that fit the model's positions, cut at punctuation if possible, else at spaces."""
         room = self.lm.config.max_positions
         n_symbols = len(self.frontend.encode(ipa))
-        frames = self._bound(n_symbols) + (prompt.codes.shape[1] if prompt else 0)
-        if self.lm.positions_for(len(self._encode(ipa, prompt)), frames) <= room:
+        if self._positions(ipa, self._bound(n_symbols), prompt) <= room:
             return [ipa]
         words = ipa.split(" ")
         if len(words) == 1:

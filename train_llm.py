@@ -27,15 +27,15 @@ from training import Run, stage_arguments
 log = logging.getLogger(__name__)
 
 VALIDATION_BATCHES = 8
-PROMPT_SECONDS = 1.0, 3.0  # of voice prompts in training
+VOICE_SECONDS = 1.0, 3.0  # of the other clips that voices are taken from
 
 
 def lm_losses(lm: torch.nn.Module, batch: dict, with_text: bool = False) -> tuple[dict[str, Tensor], Tensor]:
     """Cross-entropies `llm` over all codebooks and, if wanted, `text`, and the share of codes predicted right."""
     logits, targets, *text = lm(
         batch["text"], batch["text_lengths"], batch["codes"], batch["codes_lengths"], batch["speaker"],
-        batch["language"], prompt_frames=batch.get("prompt_frames"), row=batch.get("row"), offset=batch.get("offset"),
-        with_text=with_text,
+        batch["language"], voice=batch.get("voice"), voice_lengths=batch.get("voice_lengths"), row=batch.get("row"),
+        offset=batch.get("offset"), with_text=with_text,
     )
     right = (logits.argmax(-1) == targets)[targets != -100].float().mean()
     losses = {"llm": token_cross_entropy(logits, targets)}
@@ -121,19 +121,20 @@ def train(config: Config, arguments) -> None:
         return values | {"score": values["llm"]}
 
     positions, frame_rate = config.llm.max_positions, codec.frame_rate
-    prompt_frames = tuple(math.ceil(seconds * frame_rate) for seconds in PROMPT_SECONDS)
-    # room for the prompts that are to be expected
-    reserve = round(stage.prompt_probability * sum(prompt_frames) / 2)
+    voice_frames = tuple(math.ceil(seconds * frame_rate) for seconds in VOICE_SECONDS)
+    overhead = lm.voice_positions_for(1) - 1
+    # room for the voices that are to be expected
+    reserve = round(stage.voice_probability * (sum(voice_frames) / 2 + overhead))
     stream = RowStream(
         [min(length + reserve, positions) for length in lengths], stage.batch_size, stage.seed,
         run.accelerator.process_index, run.accelerator.num_processes, capacity=positions if stage.packing else None,
         curriculum_batches=stage.curriculum_steps * stage.gradient_accumulation,
     )
     clips = CodeSequences(rows, frontend.encode, speakers, languages)
-    dataset = RowSequences(clips, stream.rows, lengths, positions, stage.prompt_probability, prompt_frames)
+    dataset = RowSequences(clips, stream.rows, lengths, positions, stage.voice_probability, voice_frames, overhead)
     collate = collate_rows if stage.packing else collate_single
     batches = stream_batches(dataset, stream, collate, config.data.workers)
-    longest_batch = collate([dataset.draw(draw, with_prompts=True) for draw in stream.longest()])
+    longest_batch = collate([dataset.draw(draw, with_voices=True) for draw in stream.longest()])
     run.fit(batches, stream.batches_per_epoch, longest_batch, training_step, validate)
 
 

@@ -1,6 +1,9 @@
 """A language model from phonemes to codec codes: one sequence [language, speaker, text, codes], read left to right.
 
-The codes stand in the delay pattern: one step, which is one position of the sequence, for all codebooks.
+The codes stand in the delay pattern: one step, which is one position of the sequence, for all codebooks. A recording
+can be the voice in two ways. As a prompt, where its words are known: its text before the text, its codes before the
+codes, like the beginning of one clip, which needs no training of its own. As a voice, where they are not: its codes
+between speaker and text, which the model must have been trained with.
 """
 
 from dataclasses import dataclass
@@ -52,8 +55,7 @@ class TokenLM(nn.Module):
     """A transformer whose table of words is the frontend's symbols, with embeddings and heads of our own for codes.
 
     Text ids are the frontend's. Codebook k has the codec's codes 0..codebook_size-1 and, apart from them, begin,
-    end and pad ids. Padding stands on the right, where a causal model cannot see it. Speaker -1 is none: the voice is
-    then a prompt's, the beginning of the codes.
+    end and pad ids. Padding stands on the right, where a causal model cannot see it. Speaker -1 is none.
     """
 
     def __init__(
@@ -86,16 +88,31 @@ class TokenLM(nn.Module):
         """How many of the model's positions a clip takes."""
         return CONDITIONS + n_symbols + steps_for(frames, self.n_codebooks)
 
+    def voice_positions_for(self, frames: int | Tensor) -> int | Tensor:
+        """How many positions the code frames of a voice take."""
+        return steps_for(frames, self.n_codebooks) * (frames > 0)
+
     def state_positions_for(self, n_symbols: int | Tensor, frames: int | Tensor) -> int | Tensor:
         """How many positions a clip takes where the states of its frames are wanted: the last codes are read, too."""
         return CONDITIONS + n_symbols + frames + self.n_codebooks
 
-    def prefix(self, text: Tensor, speaker: Tensor, language: Tensor) -> Tensor:
-        """text (B, L), speaker (B,) or -1, language (B,) -> embeddings (B, 2 + L, D)."""
+    def prefix(self, text: Tensor, speaker: Tensor, language: Tensor, voice: Tensor | None = None) -> Tensor:
+        """text (B, L), speaker (B,) or -1, language (B,), voice codes (B, K, V frames) -> embeddings (B, P, D)."""
+        parts = [self.conditions(speaker, language), self.embed_text(text)]
+        if voice is not None:
+            lengths = torch.full((len(voice),), voice.shape[2], device=voice.device)
+            parts.insert(1, self.embed_codes(self._delay(voice, lengths)))
+        return torch.cat(parts, dim=1)
+
+    def conditions(self, speaker: Tensor, language: Tensor) -> Tensor:
+        """speaker (B,) or -1, language (B,) -> embeddings (B, 2, D)."""
         known = (speaker >= 0).unsqueeze(1)
-        voice = self.speaker_embedding(speaker.clamp(min=0)) * known
-        conditions = torch.stack([self.language_embedding(language), voice], dim=1)
-        return torch.cat([conditions, self.body.get_input_embeddings()(text)], dim=1)
+        return torch.stack(
+            [self.language_embedding(language), self.speaker_embedding(speaker.clamp(min=0)) * known], dim=1)
+
+    def embed_text(self, text: Tensor) -> Tensor:
+        """text (B, L) -> embeddings (B, L, D)."""
+        return self.body.get_input_embeddings()(text)
 
     def embed_codes(self, steps: Tensor) -> Tensor:
         """delayed codes (B, K, S) -> summed embeddings (B, S, D)."""
@@ -111,45 +128,49 @@ class TokenLM(nn.Module):
 
     def states(
         self, text: Tensor, text_lengths: Tensor, codes: Tensor, code_lengths: Tensor,
-        speaker: Tensor, language: Tensor, *, row: Tensor | None = None, offset: Tensor | None = None,
-        with_frames: bool = False,
+        speaker: Tensor, language: Tensor, *, voice: Tensor | None = None, voice_lengths: Tensor | None = None,
+        row: Tensor | None = None, offset: Tensor | None = None, with_frames: bool = False,
     ) -> HiddenStates:
         """Teacher forcing: text (B, L), codes (B, K, T), speaker and language (B,) through the transformer.
 
+        `voice` (B, K, V) are codes of other recordings of the voices, `voice_lengths` (B,) their frames, 0 for none.
         With `row` and `offset` (B,), clip b goes through it in that row from that position on, behind other clips,
         none of which sees another. `with_frames` also reads the last codes (`state_positions_for` positions), which
         takes clips in rows of their own. ValueError for more positions than the model has.
         """
-        steps = delay(codes, code_lengths, self.begin, self.end, self.pad)  # (B, K, S)
+        steps = self._delay(codes, code_lengths)  # (B, K, S)
         B, K, S = steps.shape
         begin = torch.full((B, K, 1), self.begin, device=steps.device)
         n_inputs = codes.shape[2] + K if with_frames else S
-        inputs = self.embed_codes(torch.cat([begin, steps], dim=2)[:, :, :n_inputs])  # (B, n_inputs, D)
-        prefix = self.prefix(text, speaker, language)  # (B, 2 + L, D)
-        # the codes of a clip follow its own text at once, all padding comes after them
-        whole = torch.cat([prefix, inputs], dim=1)
-        text_end = (CONDITIONS + text_lengths).unsqueeze(1)  # (B, 1)
-        lengths = (self.state_positions_for if with_frames else self.positions_for)(text_lengths, code_lengths)
-        T = int(lengths.max())
-        place = torch.arange(T, device=text.device).unsqueeze(0)
-        source = torch.where(place >= text_end, place - text_end + prefix.shape[1], place)
-        clips = _take(whole, source.clamp(max=whole.shape[1] - 1))  # (B, T, D)
+        parts = [self.conditions(speaker, language), self.embed_text(text),
+                 self.embed_codes(torch.cat([begin, steps], dim=2)[:, :, :n_inputs])]
+        lengths = [torch.full_like(text_lengths, CONDITIONS), text_lengths]
+        if voice is not None and voice.shape[2]:
+            parts.insert(1, self.embed_codes(self._delay(voice, voice_lengths)))
+            lengths.insert(1, self.voice_positions_for(voice_lengths))
+        ends = torch.stack(lengths).cumsum(0)  # (parts - 1, B)
+        positions = self.state_positions_for if with_frames else self.positions_for
+        total = ends[-1] + positions(0, code_lengths) - CONDITIONS  # (B,)
+        clips = _joined(parts, ends, int(total.max()))  # (B, T, D)
         if row is None:
             hidden = self._body(clips)
         else:
             assert not with_frames, "offsets of packed clips leave no room for the last codes"
-            rows, positions = pack(clips, lengths, row, offset)
-            hidden = unpack(self._body(rows, positions), lengths, row, offset)
+            rows, position_ids = pack(clips, total, row, offset)
+            hidden = unpack(self._body(rows, position_ids), total, row, offset)
 
-        def at(first: Tensor | int, count: int) -> Tensor:
-            places = first + torch.arange(count, device=text.device).expand(B, count)
-            return _take(hidden, places.clamp(max=T - 1))
+        def at(first: Tensor, count: int) -> Tensor:
+            places = first.unsqueeze(1) + torch.arange(count, device=text.device)
+            return _take(hidden, places.clamp(max=hidden.shape[1] - 1))
 
         frames = None
         if with_frames:
             own = torch.arange(codes.shape[2], device=text.device) < code_lengths.unsqueeze(1)  # (B, T)
-            frames = (at(text_end + K, codes.shape[2]) * own.unsqueeze(2)).transpose(1, 2)
-        return HiddenStates(steps, at(text_end, S), at(CONDITIONS - 1, text.shape[1]), frames)
+            frames = (at(ends[-1] + K, codes.shape[2]) * own.unsqueeze(2)).transpose(1, 2)
+        return HiddenStates(steps, at(ends[-1], S), at(ends[-2] - 1, text.shape[1]), frames)
+
+    def _delay(self, codes: Tensor, lengths: Tensor) -> Tensor:
+        return delay(codes, lengths, self.begin, self.end, self.pad)
 
     def _body(self, embeddings: Tensor, positions: Tensor | None = None) -> Tensor:
         """(R, P, D) -> last hidden states (R, P, D)."""
@@ -181,17 +202,19 @@ class TokenLM(nn.Module):
 
     def forward(
         self, text: Tensor, text_lengths: Tensor, codes: Tensor, code_lengths: Tensor,
-        speaker: Tensor, language: Tensor, *, prompt_frames: Tensor | None = None, row: Tensor | None = None,
-        offset: Tensor | None = None, with_text: bool = False,
+        speaker: Tensor, language: Tensor, *, voice: Tensor | None = None, voice_lengths: Tensor | None = None,
+        row: Tensor | None = None, offset: Tensor | None = None, with_text: bool = False,
     ) -> tuple[Tensor, ...]:
         """Logits (B, K, S, codebook_size + 2) and targets (B, K, S), -100 where nothing is to be predicted.
 
-        The first `prompt_frames` (B,) of the codes are given, not predicted. Packed clips (`row`, `offset`) come as one
-        of all their steps, B = 1, without padding. `with_text` adds the text's logits (B, 1, L, n_symbols) and targets
-        (B, 1, L).
+        Packed clips (`row`, `offset`, see `states`) come as one of all their steps, B = 1, without padding. `with_text`
+        adds the text's logits (B, 1, L, n_symbols) and targets (B, 1, L).
         """
-        states = self.states(text, text_lengths, codes, code_lengths, speaker, language, row=row, offset=offset)
-        pairs = [(self.logits, states.codes, self.targets(states.steps, prompt_frames))]
+        states = self.states(text, text_lengths, codes, code_lengths, speaker, language, voice=voice,
+                             voice_lengths=voice_lengths, row=row, offset=offset)
+        steps = states.steps
+        targets = steps.masked_fill((steps == self.begin) | (steps == self.pad), IGNORED)
+        pairs = [(self.logits, states.codes, targets)]
         if with_text:
             padding = torch.arange(text.shape[1], device=text.device) >= text_lengths.unsqueeze(1)
             pairs.append((self.text_logits, states.text, text.masked_fill(padding, IGNORED).unsqueeze(1)))
@@ -203,38 +226,30 @@ class TokenLM(nn.Module):
             output += [head(hidden), targets]
         return tuple(output)
 
-    def targets(self, steps: Tensor, prompt_frames: Tensor | None = None) -> Tensor:
-        """Delayed codes (B, K, S) with -100 for begin, pad and the codes of the first `prompt_frames` (B,) frames."""
-        targets = steps.masked_fill((steps == self.begin) | (steps == self.pad), IGNORED)
-        if prompt_frames is None:
-            return targets
-        K, S = steps.shape[1:]
-        time = torch.arange(S, device=steps.device) - torch.arange(K, device=steps.device).unsqueeze(1)  # (K, S)
-        return targets.masked_fill(time < prompt_frames.view(-1, 1, 1), IGNORED)
-
     @torch.inference_mode()
     def generate(
         self, text: list[Tensor], speaker: Tensor, language: Tensor, max_frames: list[int],
         sampling: Sampling, generator: torch.Generator | None = None, *,
-        prompts: list[Tensor | None] | None = None, with_states: bool = False,
+        prompts: list[Tensor | None] | None = None, voices: list[Tensor | None] | None = None,
+        with_states: bool = False,
     ) -> list[Generated]:
         """Codes for every text (a list of id tensors (L,)), with a KV cache; each at most `max_frames` long.
 
-        `prompts`: codes (n_codebooks, frames) of a recording, or None, for each text; the speech goes on from them in
-        their voice, and they are not part of what is returned. Where it is known, what they say belongs before the
-        text. `with_states` adds the states of the frames. Sequences of different lengths are padded on the left, with
-        positions and attention mask to match. ValueError for a text or prompt that leaves no room.
+        `prompts`: codes (n_codebooks, frames) of a recording, or None, for each text, which begins with what they say;
+        the speech goes on from them in their voice, and they are not part of what is returned. `voices`: the same of
+        recordings of which the text says nothing. `with_states` adds the states of the frames. Sequences of different
+        lengths are padded on the left, with positions and attention mask to match. ValueError for a text, prompt or
+        voice that leaves no room.
         """
         B, K, device = len(text), self.n_codebooks, speaker.device
-        prompts = prompts or [None] * B
-        bound = self._bound(text, prompts, max_frames, with_states, device)
-        starts = [self._start(*given, speaker[i : i + 1], language[i : i + 1])
-                  for i, given in enumerate(zip(text, prompts, strict=True))]
+        given = list(zip(text, prompts or [None] * B, voices or [None] * B, strict=True))
+        bound = self._bound(given, max_frames, with_states, device)
+        starts = [self._start(*one, speaker[i : i + 1], language[i : i + 1]) for i, one in enumerate(given)]
         longest = max(len(start) for start, _ in starts)
         step_input = torch.stack([F.pad(start, (0, 0, longest - len(start), 0)) for start, _ in starts])  # (B, P, D)
         lengths = torch.tensor([len(start) for start, _ in starts], device=device).unsqueeze(1)
         mask = (torch.arange(longest, device=device) >= longest - lengths).long()
-        given = torch.stack([rest for _, rest in starts])  # (B, K, K - 1 or 1)
+        late = torch.stack([columns for _, columns in starts])  # (B, K, K - 1 or 1)
 
         cache = DynamicCache(config=self.body.config)
         frames = torch.full((B,), -1, device=device)  # unknown until codebook 0 says end
@@ -251,7 +266,7 @@ class TokenLM(nn.Module):
             frames = torch.where(ended, step, frames)
             # what the training sequence holds in these places
             time = step - k_index
-            drawn = torch.where((time < 0).unsqueeze(0), given[:, :, min(step, given.shape[2] - 1)], drawn)
+            drawn = torch.where((time < 0).unsqueeze(0), late[:, :, min(step, late.shape[2] - 1)], drawn)
             after = (frames >= 0).unsqueeze(1) & (time.unsqueeze(0) >= frames.unsqueeze(1))
             is_end = (k_index == 0).unsqueeze(0) & (frames == step).unsqueeze(1)
             drawn = torch.where(after, torch.where(is_end, self.end, self.pad), drawn)
@@ -272,30 +287,32 @@ class TokenLM(nn.Module):
             results.append(made)
         return results
 
-    def _bound(self, text, prompts, max_frames: list[int], with_states: bool, device) -> Tensor:
+    def _bound(self, given: list[tuple], max_frames: list[int], with_states: bool, device) -> Tensor:
         """(B,) the most frames that each text may have and that the positions leave room for."""
         positions = self.state_positions_for if with_states else self.positions_for
         bounds = []
-        for ids, prompt, most in zip(text, prompts, max_frames, strict=True):
-            given = 0 if prompt is None else prompt.shape[1]
-            bounds.append(min(most, self.config.max_positions - positions(len(ids), given)))
+        for (ids, *recordings), most in zip(given, max_frames, strict=True):
+            prompt, voice = (0 if codes is None else codes.shape[1] for codes in recordings)
+            taken = positions(len(ids), prompt) + self.voice_positions_for(voice)
+            bounds.append(min(most, self.config.max_positions - taken))
             if bounds[-1] < 1:
-                behind = f" and a voice prompt of {given} frames" if given else ""
-                mend = "shorten the prompt, or split the text" if given else "split it into sentences"
-                raise ValueError(f"a text of {len(ids)} symbols{behind} leaves no room for speech: {mend}")
+                beside = f" and a voice of {prompt + voice} frames" if prompt + voice else ""
+                mend = "use a shorter recording, or split the text" if beside else "split it into sentences"
+                raise ValueError(f"a text of {len(ids)} symbols{beside} leaves no room for speech: {mend}")
         return torch.tensor(bounds, device=device)
 
-    def _start(self, ids: Tensor, prompt: Tensor | None, speaker: Tensor, language: Tensor) -> tuple[Tensor, Tensor]:
+    def _start(
+        self, ids: Tensor, prompt: Tensor | None, voice: Tensor | None, speaker: Tensor, language: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The embeddings (P, D) of what is given before the first new frame, and (K, K - 1 or 1) what codebooks after
         the first are given in the next steps, being late."""
-        K = self.n_codebooks
-        columns = torch.full((1, K, steps_for(0, K) + 1), self.begin, device=ids.device)
+        columns = torch.full((1, self.n_codebooks, steps_for(0, self.n_codebooks) + 1), self.begin, device=ids.device)
         if prompt is not None:
-            length = torch.tensor([prompt.shape[1]], device=ids.device)
-            columns = torch.cat([columns[:, :, :1], delay(prompt[None], length, self.begin, self.end, self.pad)], dim=2)
-        count = columns.shape[2] - steps_for(0, K)
-        start = [self.prefix(ids[None], speaker, language), self.embed_codes(columns[:, :, :count])]
-        return torch.cat(start, dim=1)[0], columns[0, :, count:]
+            delayed = self._delay(prompt[None], torch.tensor([prompt.shape[1]], device=ids.device))
+            columns = torch.cat([columns[:, :, :1], delayed], dim=2)
+        count = columns.shape[2] - steps_for(0, self.n_codebooks)
+        before = self.prefix(ids[None], speaker, language, None if voice is None else voice[None])
+        return torch.cat([before, self.embed_codes(columns[:, :, :count])], dim=1)[0], columns[0, :, count:]
 
     def _next(self, step_input: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
         """The last state (B, D) after (B, P, D) more positions; mask (B, positions up to now)."""
@@ -323,3 +340,15 @@ class TokenLM(nn.Module):
 def _take(sequences: Tensor, places: Tensor) -> Tensor:
     """sequences (B, T, D), places (B, S) -> (B, S, D)."""
     return sequences.gather(1, places.unsqueeze(2).expand(-1, -1, sequences.shape[2]))
+
+
+def _joined(parts: list[Tensor], ends: Tensor, count: int) -> Tensor:
+    """parts (B, its longest, D), each clip's own parts ending at `ends` (parts - 1, B) -> (B, count, D): every clip's
+    parts follow one another at once, and all padding comes after the last."""
+    place = torch.arange(count, device=ends.device).unsqueeze(0)  # (1, count)
+    source, start = place.expand(ends.shape[1], count), 0
+    for part, end in zip(parts[:-1], ends, strict=True):
+        start += part.shape[1]
+        source = torch.where(place >= end.unsqueeze(1), place - end.unsqueeze(1) + start, source)
+    whole = torch.cat(parts, dim=1)
+    return _take(whole, source.clamp(max=whole.shape[1] - 1))

@@ -25,9 +25,12 @@ LENGTHS = np.random.default_rng(0).integers(5, 60, 83).tolist()
 
 
 def packed_batch(lm, n_codebooks: int) -> tuple[dict, dict]:
-    """Five clips, and where they stand in two rows: with and without free places behind them."""
+    """Five clips, two of them with a voice, and where they stand in two rows: with and without free places behind."""
     batch = random_batch(n_codebooks, [5, 9, 2, 1, 7], [7, 1, 12, 3, 6])
-    sizes = lm.positions_for(batch["text_lengths"], batch["code_lengths"]).tolist()
+    batch["voice"] = torch.randint(10, (5, n_codebooks, 4), generator=torch.Generator().manual_seed(2))
+    batch["voice_lengths"] = torch.tensor([0, 4, 0, 1, 0])
+    sizes = lm.positions_for(batch["text_lengths"], batch["code_lengths"])
+    sizes = (sizes + lm.voice_positions_for(batch["voice_lengths"])).tolist()
     offsets = [0, sizes[0], 0, sizes[2], sizes[0] + sizes[1]]
     return batch, {"row": torch.tensor([0, 0, 1, 1, 0]), "offset": torch.tensor(offsets)}
 
@@ -38,11 +41,10 @@ def packed_batch(lm, n_codebooks: int) -> tuple[dict, dict]:
 def test_packed_clips_have_the_loss_and_the_gradients_of_clips_alone(settings, n_codebooks, checkpointing):
     lm = make_lm(n_codebooks, gradient_checkpointing=checkpointing, **settings).train()
     batch, where = packed_batch(lm, n_codebooks)
-    prompt_frames = torch.tensor([0, 0, 5, 1, 0])
     found = []
     for place in ({}, where):
         lm.zero_grad()
-        logits, targets, *text = lm(**batch, **place, prompt_frames=prompt_frames, with_text=True)
+        logits, targets, *text = lm(**batch, **place, with_text=True)
         losses = token_cross_entropy(logits, targets), token_cross_entropy(*text)
         sum(losses).backward()
         gradients = {name: p.grad for name, p in lm.named_parameters() if p.grad is not None}
@@ -65,7 +67,8 @@ def test_a_packed_clip_gives_what_it_gives_alone_and_sees_no_other(settings):
         changed["text"][i] = (changed["text"][i] + 1) % 20
     others = lm.states(**changed, **where)
     for i in range(5):
-        single = lm.states(**alone(batch, i))
+        one = alone(batch, i)
+        single = lm.states(**one | {"voice": one["voice"][:, :, : int(one["voice_lengths"])]})
         S, L = single.codes.shape[1], single.text.shape[1]
         torch.testing.assert_close(states.codes[i, :S], single.codes[0], atol=1e-5, rtol=0)
         torch.testing.assert_close(states.text[i, :L], single.text[0], atol=1e-5, rtol=0)
@@ -86,7 +89,7 @@ def test_rows_hold_clips_and_give_them_back():
 def test_a_packed_row_over_the_positions():
     lm = make_lm(2, max_positions=40)
     batch, where = packed_batch(lm, 2)
-    with pytest.raises(ValueError, match=r"^a packed row of 44 positions, the model has 40: pack fewer clips into it$"):
+    with pytest.raises(ValueError, match=r"^a packed row of 49 positions, the model has 40: pack fewer clips into it$"):
         lm(**batch, **where)
 
 
@@ -172,35 +175,36 @@ def test_packed_batches_lead_to_the_loss_of_their_clips():
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_training_prompts_are_the_end_of_other_clips_of_the_speaker(packing):
+def test_training_voices_are_the_end_of_other_clips_of_the_speaker(packing):
     clips = sequences()
     lengths = [len(item["text"]) + item["codes"].shape[1] + 3 for item in clips]
     rows = pack_rows(lengths, 40, 0) if packing else [[i] for i in range(12)]
-    dataset = RowSequences(clips, rows, lengths, 40, 0.5, (3, 6))
-    prompted, unknown = 0, 0
+    dataset = RowSequences(clips, rows, lengths, 40, 0.5, (3, 6), voice_overhead=1)
+    given, unknown = 0, 0
     for index, seed in itertools.product(range(len(rows)), range(20)):
         items = dataset.draw(Draw(index, seed))
         end = 0
         for item, clip in zip(items, rows[index], strict=True):
-            whole, frames = clips[clip], item["prompt_frames"]
-            assert item["codes"][:, frames:].equal(whole["codes"])
+            whole, voice = clips[clip], item["voice"]
+            assert item["codes"].equal(whole["codes"])
             assert item["text"].equal(whole["text"])
             assert item["offset"] == end
-            end += lengths[clip] + frames
-            if not frames:
+            end += lengths[clip]
+            if not voice.shape[1]:
                 assert item["speaker"] == whole["speaker"]
                 continue
-            prompted, unknown = prompted + 1, unknown + (item["speaker"] == -1)
-            assert 3 <= frames <= 6
+            end += voice.shape[1] + 1
+            given, unknown = given + 1, unknown + (item["speaker"] == -1)
+            assert 3 <= voice.shape[1] <= 6
             assert item["speaker"] in (-1, whole["speaker"])
-            assert any(other % 2 == clip % 2 and clips[other]["codes"][:, -frames:].equal(item["codes"][:, :frames])
+            assert any(other % 2 == clip % 2 and clips[other]["codes"][:, -voice.shape[1]:].equal(voice)
                        for other in range(12) if other != clip)
         assert end <= 40
         if not packing:
-            assert collate_single([items])["prompt_frames"].tolist() == [items[0]["prompt_frames"]]
-    assert 0.3 * prompted < unknown < 0.7 * prompted
-    assert prompted > 30
-    always = [item["prompt_frames"] for i in range(len(rows)) for item in dataset.draw(Draw(i, 0), with_prompts=True)]
+            assert collate_single([items])["voice_lengths"].tolist() == [items[0]["voice"].shape[1]]
+    assert 0.3 * given < unknown < 0.7 * given
+    assert given > 30
+    always = [item["voice"].shape[1] for i in range(len(rows)) for item in dataset.draw(Draw(i, 0), with_voices=True)]
     assert np.count_nonzero(always) >= (1 if packing else 12)
 
 
@@ -217,7 +221,7 @@ def test_the_weight_of_text_falls_to_nothing():
 def test_a_run_with_everything_is_the_same_after_a_resume(own_chain):
     llm = {"backbone": "qwen3", "n_kv_heads": 1, "gradient_checkpointing": True}
     stage = {
-        "packing": True, "curriculum_steps": 5, "prompt_probability": 0.5, "max_steps": 6, "gradient_accumulation": 2,
+        "packing": True, "curriculum_steps": 5, "voice_probability": 0.5, "max_steps": 6, "gradient_accumulation": 2,
         "loss_weights": {"llm": 1.0, "text": 0.5}, "text_loss_steps": 4, "schedule": "wsd", "batch_size": 1,
     }
     config = write_config(llm=llm, train__llm=stage)
@@ -231,5 +235,5 @@ def test_a_run_with_everything_is_the_same_after_a_resume(own_chain):
         checkpoint["training"].pop("best", None)
     assert_same(whole, halves)
     log = Path("logs/whole/llm/train.log").read_text()
-    assert "step 6 validation: llm " in log
+    assert "step 6: llm " in log
     assert ", text " in log
