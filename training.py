@@ -87,7 +87,6 @@ class Run:
         self.log_folder = Path(root) / "logs" / arguments.model / stage_name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log_folder.mkdir(parents=True, exist_ok=True)
-        self._lock = self._acquire_lock()
 
         trackers = ["tensorboard", *(["wandb"] if stage.wandb else [])]
         self.accelerator = Accelerator(
@@ -95,7 +94,13 @@ class Run:
             gradient_accumulation_steps=stage.gradient_accumulation,
             log_with=trackers, project_config=ProjectConfiguration(logging_dir=str(self.log_folder.parent)),
         )
-        self._log_file = logging.FileHandler(self.log_folder / "train.log", encoding="utf-8")
+        # the other processes write nothing: they share the main one's folder
+        main = self.accelerator.is_main_process
+        if not main:
+            logging.getLogger().setLevel(logging.WARNING)
+        self._lock = self._acquire_lock() if main else None
+        log_path = self.log_folder / "train.log"
+        self._log_file = logging.FileHandler(log_path, encoding="utf-8") if main else logging.NullHandler()
         self._log_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logging.getLogger().addHandler(self._log_file)
         torch.manual_seed(stage.seed)
@@ -301,7 +306,8 @@ class Run:
     def _release(self) -> None:
         logging.getLogger().removeHandler(self._log_file)
         self._log_file.close()
-        self._lock.release()
+        if self._lock:
+            self._lock.release()
 
     def _measure_memory(self, batch: dict, training_step: Callable) -> None:
         """Logs what one step on the longest batch holds in memory; weights and random states stay as they are."""

@@ -274,3 +274,39 @@ def test_the_trial_for_memory_and_validation_leave_buffers_alone(tmp_path):
     fit(run, score=validate)
     assert seen == [(0.0, False), (2.0, False), (4.0, False)]
     assert run.unwrapped().passes == 4
+
+
+TWO_PROCESSES = """
+import sys
+from pathlib import Path
+import torch
+from test_training import Counter, METADATA, Run, StageConfig, arguments, fit
+
+torch.manual_seed(0)
+run = Run(stage_name="codec", stage=StageConfig(max_steps=4, save_interval=4), arguments=arguments(), metadata=METADATA,
+          root=sys.argv[1], generator=Counter())
+assert run.accelerator.num_processes == 2
+rank = run.accelerator.process_index
+
+def batches(done):
+    while True:
+        done += 1
+        yield torch.randn(8, 2, generator=torch.Generator().manual_seed(10 * done + rank))
+
+fit(run, stream=batches)
+torch.save(run.unwrapped().weight.data, f"{sys.argv[1]}/weight{rank}.pth")
+"""
+
+
+def test_two_processes_train_one_network_and_one_of_them_writes(tmp_path):
+    (tmp_path / "two.py").write_text(TWO_PROCESSES)
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    environment = {**os.environ, "PYTHONPATH": paths, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+                    str(tmp_path / "two.py"), str(tmp_path)], env=environment, check=True, timeout=200)
+    first, second = (torch.load(tmp_path / f"weight{rank}.pth", weights_only=True) for rank in (0, 1))
+    assert torch.equal(first, second)
+    saved = read_checkpoint(tmp_path / "checkpoints/toy/codec/G_step4.pth")
+    assert torch.equal(saved["weights"]["weight"], first)
+    log = (tmp_path / "logs/toy/codec/train.log").read_text()
+    assert log.count("step 4: ") == 1
