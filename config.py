@@ -237,6 +237,8 @@ class VocosConfig(Section):
     """Vocos (arXiv 2306.00814): ConvNeXt at the mel frame rate, then one iSTFT."""
 
     kind: Literal["vocos"] = "vocos"
+    pretrained: str | None = None
+    """File of published weights (vocos-mel-24khz's pytorch_model.bin) that training starts from."""
     hidden_size: Positive = 512
     intermediate_size: Positive = 1536
     n_layers: Positive = 8

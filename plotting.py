@@ -1,4 +1,4 @@
-"""Pictures: mel spectrograms side by side, alignments, curves."""
+"""Pictures: mel spectrograms side by side, code usage, curves."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,15 +21,6 @@ def mel_figure(mels: Mapping[str, Tensor]) -> Figure:
         axes.imshow(mel, origin="lower", aspect="auto", interpolation="none", vmin=bottom, vmax=top)
         axes.set(title=title, ylabel="mel band", xlim=(0, longest))
     axes.set_xlabel("frame")
-    return figure
-
-
-def attention_figure(attention: Tensor) -> Figure:
-    """Attention (steps, positions) with steps running to the right."""
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(attention.detach().float().cpu().T, origin="lower", aspect="auto", interpolation="none")
-    axes.set(xlabel="code frame", ylabel="text symbol")
     return figure
 
 

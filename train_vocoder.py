@@ -35,6 +35,7 @@ from models import build_wave_generator, codec_data, generate_wave, load_codec
 from models.codec import MelCodec
 from models.discriminators import build_discriminators
 from models.encodec import Encodec
+from models.vocoder import load_published_vocos
 from plotting import mel_figure
 from training import Run, stage_arguments
 
@@ -79,6 +80,8 @@ def train(config: Config, arguments) -> None:
     generator = build_wave_generator(config, len(speakers), metadata["codec"])
     if isinstance(codec, MelCodec):
         generator.decoder.load_state_dict(codec.decoder.state_dict())
+    if config.vocoder.kind == "vocos" and config.vocoder.pretrained:
+        load_published_vocos(generator.vocoder, config.vocoder.pretrained)
     run = Run(
         stage_name="vocoder", stage=stage, arguments=arguments, generator=generator,
         discriminator=build_discriminators(config.discriminators), metadata=metadata,

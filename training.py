@@ -246,21 +246,25 @@ class Run:
         stream = iter(batches(self.batches))
         bar = tqdm(total=self.max_steps, initial=self.step, unit="step", desc=self.stage_name, dynamic_ncols=True,
                    disable=not self.accelerator.is_main_process)
-        if self.step == 0:
-            self.validate(validate)
-        started, started_step = time.perf_counter(), self.step
-        while self.step < self.max_steps and not self._stop:
-            self._set_learning_rate(steps_per_epoch)
-            self.train_step(stream, training_step)
-            bar.update()
-            last = self.step == self.max_steps
-            if self.step % self.stage.log_interval == 0 or last:
-                rate = (self.step - started_step) / (time.perf_counter() - started)
-                self._log_step(bar, rate)
-            if self.step % self.stage.eval_interval == 0 or last:
+        try:
+            if self.step == 0:
                 self.validate(validate)
-            if self.step % self.stage.save_interval == 0:
-                self.save()
+            started, started_step = time.perf_counter(), self.step
+            while self.step < self.max_steps and not self._stop:
+                self._set_learning_rate(steps_per_epoch)
+                self.train_step(stream, training_step)
+                bar.update()
+                last = self.step == self.max_steps
+                if self.step % self.stage.log_interval == 0 or last:
+                    rate = (self.step - started_step) / (time.perf_counter() - started)
+                    self._log_step(bar, rate)
+                if self.step % self.stage.eval_interval == 0 or last:
+                    self.validate(validate)
+                if self.step % self.stage.save_interval == 0:
+                    self.save()
+        finally:
+            # its workers end with it, and must not live on with this frame in some exception's traceback
+            del stream
         bar.close()
         if self._saved_step != self.step:
             self.save()

@@ -1,5 +1,7 @@
 """Log-mel -> wave: the multiband iSTFT generator and Vocos, behind one interface."""
 
+import pickle
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -150,12 +152,17 @@ class Vocos(Vocoder):
         return VocoderOutput(self.head(self.backbone(mel)), None)
 
 
-def load_published_vocos(vocoder: Vocos, state_dict: dict[str, Tensor]) -> None:
-    """Loads weights as published for Vocos (charactr/vocos-mel-24khz).
+def load_published_vocos(vocoder: Vocos, path: str | Path) -> None:
+    """Loads a file of weights as published for Vocos (pytorch_model.bin of charactr/vocos-mel-24khz).
 
     Such files also hold the window and the mel filters (feature_extractor.mel_spec.*) that they were trained with;
-    ValueError if these are not what the AudioConfig says, or if a name is missing, unexpected or of another shape.
+    ValueError if these are not what the AudioConfig says, if a name is missing, unexpected or of another shape, or if
+    the file cannot be read as weights.
     """
+    try:
+        state_dict = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path}: not readable as weights ({str(error).splitlines()[0]})") from error
     weights = {name: t for name, t in state_dict.items() if not name.startswith("feature_extractor.")}
     own = vocoder.state_dict()
     problems = [f"  missing: {name}" for name in own.keys() - weights.keys()]
@@ -175,5 +182,5 @@ def load_published_vocos(vocoder: Vocos, state_dict: dict[str, Tensor]) -> None:
         if found.shape != expected.shape or not torch.allclose(found, expected, atol=1e-3):
             problems.append(f"  {name}: not what the audio section gives (n_mels, mel_scale, mel_norm, ...)")
     if problems:
-        raise ValueError("\n".join(["these Vocos weights do not fit the config", *sorted(problems)]))
+        raise ValueError("\n".join([f"{path}: these Vocos weights do not fit the config", *sorted(problems)]))
     vocoder.load_state_dict(weights)

@@ -7,7 +7,7 @@ from matplotlib.image import imread
 from torch.utils.tensorboard import SummaryWriter
 
 import plot_curves
-from plotting import attention_figure, curves_figure, mel_figure, save_figure, usage_figure
+from plotting import curves_figure, mel_figure, save_figure, usage_figure
 
 
 def test_mel_figure_has_a_row_per_mel_on_one_scale():
@@ -16,11 +16,6 @@ def test_mel_figure_has_a_row_per_mel_on_one_scale():
     assert [axes.get_title() for axes in figure.axes] == ["a", "b"]
     assert {image.get_clim() for image in images} == {(0.0, 1.0)}
     assert {axes.get_xlim() for axes in figure.axes} == {(0.0, 30.0)}
-
-
-def test_attention_runs_to_the_right():
-    image = attention_figure(torch.rand(7, 3)).axes[0].images[0]
-    assert image.get_array().shape == (3, 7)
 
 
 def test_curves_use_a_log_axis_only_for_positive_values():

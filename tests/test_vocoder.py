@@ -178,26 +178,38 @@ def published_vocos(config: VocosConfig, audio: AudioConfig) -> dict[str, torch.
     }
 
 
-def test_published_vocos_loads():
+def test_published_vocos_loads(tmp_path):
     config = SMALL["vocos"]
     vocoder = build_vocoder(config, PUBLISHED_AUDIO)
     state = published_vocos(config, PUBLISHED_AUDIO)
-    load_published_vocos(vocoder, state)
+    torch.save(state, tmp_path / "vocos.bin")
+    load_published_vocos(vocoder, tmp_path / "vocos.bin")
     assert all(torch.equal(weight, state[name]) for name, weight in vocoder.state_dict().items())
 
 
-def test_published_vocos_that_does_not_fit_is_refused():
+def test_published_vocos_that_does_not_fit_is_refused(tmp_path):
+    path = tmp_path / "vocos.bin"
     config = SMALL["vocos"]
     state = published_vocos(config, PUBLISHED_AUDIO)
+    torch.save(state, path)
     slaney = build_vocoder(config, PUBLISHED_AUDIO.model_copy(update={"mel_scale": "slaney"}))
     with pytest.raises(ValueError, match="mel_scale"):
-        load_published_vocos(slaney, state)
+        load_published_vocos(slaney, path)
     vocoder = build_vocoder(config, PUBLISHED_AUDIO)
     before = {name: weight.clone() for name, weight in vocoder.state_dict().items()}
     state["head.bias"] = state.pop("head.out.bias")
     state["backbone.norm.weight"] = torch.ones(7)
+    torch.save(state, path)
     with pytest.raises(ValueError, match="fit the config") as error:
-        load_published_vocos(vocoder, state)
+        load_published_vocos(vocoder, path)
     for line in ("missing: head.out.bias", "unexpected: head.bias", "norm.weight: (7,) in the file, (32,)"):
         assert line in str(error.value)
     assert all(torch.equal(weight, before[name]) for name, weight in vocoder.state_dict().items())
+
+
+def test_published_vocos_that_cannot_be_read_is_one_sentence(tmp_path):
+    vocoder = build_vocoder(SMALL["vocos"], PUBLISHED_AUDIO)
+    (tmp_path / "text.bin").write_text("no weights")
+    for name in ("missing.bin", "text.bin"):
+        with pytest.raises(ValueError, match=f"{name}: not readable as weights"):
+            load_published_vocos(vocoder, tmp_path / name)
