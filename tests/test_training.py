@@ -310,3 +310,25 @@ def test_two_processes_train_one_network_and_one_of_them_writes(tmp_path):
     assert torch.equal(saved["weights"]["weight"], first)
     log = (tmp_path / "logs/toy/codec/train.log").read_text()
     assert log.count("step 4: ") == 1
+
+
+def test_the_stream_ends_with_training_even_if_an_exception_keeps_its_frame(tmp_path):
+    ended, kept = [], []
+
+    def stream(done: int):
+        try:
+            yield from batches(done)
+        finally:
+            ended.append(done)
+
+    def validate(run: Run) -> dict[str, float]:
+        try:
+            raise KeyError
+        except KeyError as error:  # as a library does that remembers why an import failed
+            kept.append(error)
+        return {}
+
+    run = make_run(tmp_path)
+    run.fit(stream, 2, next(batches(0)), step, validate)
+    assert len(kept) == 3
+    assert ended == [0]
