@@ -263,7 +263,7 @@ class Run:
                 if self.step % self.stage.save_interval == 0:
                     self.save()
         finally:
-            # its workers end with it, and must not live on with this frame in some exception's traceback
+            # its workers end with it, and must not live on with this frame, which a library may have kept
             del stream
         bar.close()
         if self._saved_step != self.step:

@@ -1,6 +1,7 @@
 """The training loop on a toy stage: a linear layer that learns to double, and a discriminator beside it."""
 
 import argparse
+import inspect
 import logging
 import math
 import os
@@ -312,7 +313,7 @@ def test_two_processes_train_one_network_and_one_of_them_writes(tmp_path):
     assert log.count("step 4: ") == 1
 
 
-def test_the_stream_ends_with_training_even_if_an_exception_keeps_its_frame(tmp_path):
+def test_the_stream_ends_with_training_even_if_its_frame_is_kept(tmp_path):
     ended, kept = [], []
 
     def stream(done: int):
@@ -322,10 +323,7 @@ def test_the_stream_ends_with_training_even_if_an_exception_keeps_its_frame(tmp_
             ended.append(done)
 
     def validate(run: Run) -> dict[str, float]:
-        try:
-            raise KeyError
-        except KeyError as error:  # as a library does that remembers why an import failed
-            kept.append(error)
+        kept.append(inspect.stack())  # as a library does that looks who has called it
         return {}
 
     run = make_run(tmp_path)
