@@ -35,7 +35,8 @@ def refused(capsys, *arguments: object) -> str:
 
 def test_text_is_spoken_and_drawn(chain, tmp_path, caplog):
     caplog.set_level("INFO")
-    run_script("synthesize", "-m", "tiny", "--text", TEXT, "-o", tmp_path / "a.wav", "--mel", tmp_path / "new/a.png")
+    run_script("synthesize", "-m", "tiny", "--text", TEXT, "--seed", 1, "-o", tmp_path / "a.wav",
+               "--mel", tmp_path / "new/a.png")
     info = soundfile.info(tmp_path / "a.wav")
     assert (info.samplerate, info.channels, info.subtype) == (22050, 1, "PCM_16")
     assert 0.1 < info.duration < 10
