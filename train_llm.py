@@ -99,12 +99,9 @@ def train(config: Config, arguments) -> None:
     if frontend.unknown:
         log.warning("unknown symbols in the training text: %s", dict(frontend.unknown.most_common(10)))
 
-    def to_device(batch: dict) -> dict:
-        return {key: value.to(run.device) if torch.is_tensor(value) else value for key, value in batch.items()}
-
     def training_step(run: Run, batch: dict) -> dict[str, Tensor]:
         weights = loss_weights_at(stage, run.step)
-        losses, accuracy = lm_losses(run.generator, to_device(batch), with_text="text" in weights)
+        losses, accuracy = lm_losses(run.generator, run.to_device(batch), with_text="text" in weights)
         run.update("generator", weighted_sum(losses, weights))
         return losses | {"accuracy": accuracy}
 
@@ -115,7 +112,7 @@ def train(config: Config, arguments) -> None:
         items = CodeSequences(held_out, frontend.encode, speakers, languages)
         for first in range(0, min(len(items), VALIDATION_BATCHES * stage.batch_size), stage.batch_size):
             batch = [items[i] for i in range(first, min(first + stage.batch_size, len(items)))]
-            losses, accuracy = lm_losses(lm, to_device(collate_items(batch)), with_text=bool(text_weight))
+            losses, accuracy = lm_losses(lm, run.to_device(collate_items(batch)), with_text=bool(text_weight))
             totals.append(losses | {"accuracy": accuracy})
         values = {name: float(torch.stack([batch[name] for batch in totals]).mean()) for name in totals[0]}
         return values | {"score": values["llm"]}

@@ -92,11 +92,8 @@ def train(config: Config, arguments) -> None:
     weights = {name: weight for name, weight in stage.loss_weights.items() if name not in absent}
     adversarial = {"adversarial", "feature_matching"}
 
-    def to_device(batch: dict) -> dict:
-        return {key: value.to(run.device) if torch.is_tensor(value) else value for key, value in batch.items()}
-
     def training_step(run: Run, batch: dict) -> dict[str, Tensor]:
-        batch = to_device(batch)
+        batch = run.to_device(batch)
         wave = batch["wave"]
         mel = log_mel(wave, audio)
         decoded_mel, output = generate_wave(run.generator, batch, mel)
@@ -119,7 +116,7 @@ def train(config: Config, arguments) -> None:
     def validate(run: Run) -> dict[str, float]:
         network, errors = run.validation_network(), []
         for i in range(len(validation_set)):
-            batch = to_device(collate_items([validation_set.segment(i, 0)]))
+            batch = run.to_device(collate_items([validation_set.segment(i, 0)]))
             # silence after the end of a short clip would flatter the figure
             samples = min(int(audio_seconds(held_out[i].path) * audio.sample_rate), batch["wave"].shape[1])
             frames = max(1, frames_for(samples, audio) - 2)

@@ -167,6 +167,10 @@ class Run:
     def device(self) -> torch.device:
         return self.accelerator.device
 
+    def to_device(self, batch: dict) -> dict:
+        """The batch with its tensors on the run's device."""
+        return {key: value.to(self.device) if torch.is_tensor(value) else value for key, value in batch.items()}
+
     def unwrapped(self, name: str = "generator") -> nn.Module:
         """The plain network, without what distributed training wraps around it."""
         return self.accelerator.unwrap_model(self._networks[name])
