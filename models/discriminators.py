@@ -1,5 +1,7 @@
 """Discriminators of waves, multi-period (HiFi-GAN) and multi-resolution spectrogram (UnivNet), and of mel patches."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,7 +52,7 @@ class PeriodDiscriminator(nn.Module):
         super().__init__()
         self.period = period
         self.convs = nn.ModuleList()
-        for i, (c_in, c_out) in enumerate(zip([1, *channels], channels, strict=False)):
+        for i, (c_in, c_out) in enumerate(pairwise([1, *channels])):
             stride = 1 if i == len(channels) - 1 else 3
             self.convs.append(weight_norm(nn.Conv2d(c_in, c_out, (5, 1), (stride, 1), padding=(2, 0))))
         self.conv_post = weight_norm(nn.Conv2d(channels[-1], 1, (3, 1), padding=(1, 0)))
@@ -102,7 +104,7 @@ class MelPatchDiscriminator(nn.Module):
         super().__init__()
         self.convs = nn.ModuleList(
             weight_norm(nn.Conv2d(c_in, c_out, (5, 5), stride=2, padding=(2, 2)))
-            for c_in, c_out in zip([1, *channels], channels, strict=False)
+            for c_in, c_out in pairwise([1, *channels])
         )
         self.conv_post = weight_norm(nn.Conv2d(channels[-1], 1, (3, 3), padding=(1, 1)))
 
