@@ -247,6 +247,67 @@ class VocosConfig(Section):
 Vocoder = Annotated[MultibandISTFTConfig | VocosConfig, Field(discriminator="kind")]
 
 
+class ParallelDecoderConfig(Section):
+    """All mel frames at once, by ConvNeXt blocks (FastSpeech 2's way, arXiv 2006.04558)."""
+
+    kind: Literal["parallel"] = "parallel"
+    hidden_size: Positive = 384
+    n_layers: Positive = 8
+    kernel_size: Odd = 7
+
+
+class FlowDecoderConfig(Section):
+    """Conditional flow matching (Matcha-TTS, arXiv 2309.03199): noise becomes mel in a few steps."""
+
+    kind: Literal["flow"] = "flow"
+    hidden_size: Positive = 384
+    n_layers: Positive = 8
+    kernel_size: Odd = 7
+    n_steps: Positive = 4
+    """Euler steps of synthesis."""
+    temperature: Annotated[float, Field(ge=0)] = 0.667
+    """Standard deviation of the noise that synthesis starts from."""
+
+
+class AutoregressiveDecoderConfig(Section):
+    """One position after the other, by a transformer with masked attention and a stop token."""
+
+    kind: Literal["autoregressive"] = "autoregressive"
+    hidden_size: Positive = 512
+    n_layers: Positive = 6
+    n_heads: Positive = 8
+    intermediate_size: Positive = 2048
+    max_positions: Positive = 2048
+    prenet_dropout: Fraction = 0.5
+    """Of the mel that is fed back, in training alone, so that the decoder listens to the text."""
+
+
+class AlignedConfig(Section):
+    """Phonemes with explicit durations -> mel: encoder, predictors, length regulator, mel decoder."""
+
+    hidden_size: Positive = 512
+    n_layers: Positive = 6
+    n_heads: Positive = 8
+    feed_forward_size: Positive = 2048
+    dropout: Fraction = 0.1
+    predictor_size: Positive = 256
+    """Width of the predictors of duration, pitch and energy."""
+    frames_per_position: Positive = 2
+    """Mel frames that the decoder makes together: its cost falls by this."""
+    decoder: Annotated[
+        ParallelDecoderConfig | FlowDecoderConfig | AutoregressiveDecoderConfig, Field(discriminator="kind")
+    ] = FlowDecoderConfig()
+    gradient_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def check(self):
+        for section in (self, self.decoder):
+            heads = getattr(section, "n_heads", 1)
+            if section.hidden_size % (2 * heads):
+                raise ValueError(f"hidden_size {section.hidden_size} is no multiple of 2 x n_heads {heads}")
+        return self
+
+
 class DiscriminatorConfig(Section):
     """Multi-period (HiFi-GAN) and multi-resolution spectrogram (UnivNet) discriminators."""
 
@@ -332,12 +393,22 @@ class VocoderStage(StageConfig):
     }
 
 
+class AlignedStage(StageConfig):
+    """train.aligned"""
+
+    loss_weights: dict[str, Annotated[float, Field(ge=0)]] = {
+        "mel": 1.0, "flow": 1.0, "stop": 0.1, "duration": 0.5, "pitch": 0.1, "energy": 0.1,
+    }
+    """flow is for the flow decoder and stop for the autoregressive one alone."""
+
+
 class TrainConfig(Section):
     """One sub-section per stage."""
 
     codec: CodecStage = CodecStage()
     llm: LLMStage = LLMStage()
     vocoder: VocoderStage = VocoderStage()
+    aligned: AlignedStage = AlignedStage()
 
 
 class Config(Section):
@@ -349,6 +420,7 @@ class Config(Section):
     codec: Codec = EncodecConfig()
     llm: TokenLMConfig = TokenLMConfig()
     token_decoder: TokenDecoderConfig = TokenDecoderConfig()
+    aligned: AlignedConfig = AlignedConfig()
     vocoder: Vocoder = MultibandISTFTConfig()
     discriminators: DiscriminatorConfig = DiscriminatorConfig()
     train: TrainConfig = TrainConfig()
@@ -414,7 +486,8 @@ def parse_config(values: Any, source: str) -> Config:
 
 def _explain(problem: dict) -> str:
     # a discriminated union puts its tag ("encodec") into the path, which the user's file does not have
-    tags = {1: {"encodec", "mel", "multiband_istft", "vocos"}, 3: {"fsq", "rvq", "gaussian"}}
+    tags = {1: {"encodec", "mel", "multiband_istft", "vocos"},
+            2: {"parallel", "flow", "autoregressive"}, 3: {"fsq", "rvq", "gaussian"}}
     keys = [key for i, key in enumerate(problem["loc"]) if key not in tags.get(i, ())]
     where = ".".join(map(str, keys)) or "config"
     if problem["type"] != "extra_forbidden":
