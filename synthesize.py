@@ -1,4 +1,4 @@
-"""Speaks: text or IPA -> codes -> mel -> wave, with a trained model.
+"""Speaks: text or IPA -> wave, with a trained model.
 
     python3 synthesize.py -m my_model --text "Hello world" -o hello.wav
     python3 synthesize.py -m my_model --ipa "həlˈoʊ wˈɜːld" -l en-us -o hello.wav
@@ -14,100 +14,35 @@ From Python or a notebook:
 import argparse
 import logging
 import time
-from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import cli
-from checkpoints import require_checkpoint, saved_steps
-from config import MelCodecConfig, parse_config
 from data_utils import DEFAULT_LANGUAGE, DEFAULT_SPEAKER, read_filelist
 from mel_processing import audio_format, log_mel, save_audio
-from models import Codec, CodesToWave, build_token_lm, build_wave_generator, load_codec, load_network
 from models.layers.sampling import Sampling
 from plotting import mel_figure, save_figure
-from text import build_frontend, normalize_ipa, split_sentences
-from voice_prompts import VoicePrompt, nearest_speaker, read_voice_prompt
+from synthesis import Part, Speech, is_trained, load_system
+from text import normalize_ipa, split_sentences
 
 log = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 0.25  # between sentences
 BATCH_SIZE = 8  # sentences spoken together
-BOUND_MARGIN = 1.2  # a sentence may be this much slower than 99.5 % of the training clips
-BOUND_FRAMES_SECONDS = 0.5
-
-
-@dataclass
-class Speech:
-    """What was made of one text."""
-
-    samples: Tensor
-    """(samples,) float32"""
-    sample_rate: int
-    sentences: list[dict] = field(default_factory=list)
-    """ipa, seconds and finish_reason of each part."""
-
-    @property
-    def seconds(self) -> float:
-        return len(self.samples) / self.sample_rate
 
 
 class Synthesizer:
-    """The chain of a model's newest checkpoints, checked to fit together, and its text frontend."""
+    """Text -> IPA -> pieces -> batches, spoken by the system that the model's checkpoints are of, joined with pauses."""
 
     def __init__(self, model: str, checkpoints: str | Path = "checkpoints", device: str | None = None):
         """ValueError if a stage is not trained yet, or if two stages do not fit each other, saying which."""
-        self.model, self.checkpoints = model, checkpoints
-        folder = Path(checkpoints) / model
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        lm_data = require_checkpoint(folder / "llm", f"python3 train_llm.py -c CONFIG -m {model}")
-        wave_data = require_checkpoint(folder / "vocoder", f"python3 train_vocoder.py -c CONFIG -m {model}")
-        lm_config = parse_config(lm_data["config"], f"the config in {folder / 'llm'}")
-        self.config = parse_config(wave_data["config"], f"the config in {folder / 'vocoder'}")
-        self.audio = self.config.audio
-
-        self.frontend = build_frontend(lm_config.text)
-        self.frontend.check_state(lm_data["text"], str(folder / "llm"))
-        self.languages, self.speakers = lm_data["languages"], lm_data["speakers"]
-        self.lm = load_network(build_token_lm(lm_config, lm_data), lm_data, folder / "llm").to(self.device)
-        self.frames_per_symbol = lm_data["frames_per_symbol"]
-        self.learned_voices = lm_config.train.llm.voice_probability > 0
-
-        codec_data = wave_data["codec"]
-        if codec_data is None and not isinstance(self.config.codec, MelCodecConfig):
-            raise ValueError(f"{folder / 'vocoder'}: was trained on mel, and {self.config.codec.kind} has no mel "
-                             'decoder: train it with train.vocoder.conditioning "codes"')
-        generator = build_wave_generator(self.config, len(wave_data["speakers"]), codec_data)
-        generator = load_network(generator, wave_data, folder / "vocoder")
-        if isinstance(generator, CodesToWave):
-            self.decoder, self.decoder_speakers = generator.decoder.to(self.device), wave_data["speakers"]
-            fingerprint = codec_data["fingerprint"]
-        else:
-            codec = load_codec(self.config, model, checkpoints)
-            self.decoder, self.decoder_speakers = codec.decoder.to(self.device), codec.speakers
-            fingerprint = codec.fingerprint
-        if fingerprint != lm_data["codec"]["fingerprint"]:
-            raise ValueError(
-                f"{folder}: the language model speaks codes of codec {lm_data['codec']['fingerprint']}, the vocoder "
-                f"stage hears codec {fingerprint}: make the codes again and train both stages on them"
-            )
-        if lm_config.audio != self.audio:
-            raise ValueError(f"{folder}: llm and vocoder were trained with different audio sections")
-        self.code_frame_rate, self.fingerprint = lm_data["codec"]["frame_rate"], fingerprint
-        generator.vocoder.remove_weight_norm()
-        self.vocoder = generator.vocoder.to(self.device)
-
-    @cached_property
-    def codec(self) -> Codec:
-        """The codec whose codes the language model speaks; only its encoder is not needed for every speech."""
-        codec = load_codec(self.config, self.model, self.checkpoints)
-        if codec.fingerprint != self.fingerprint:
-            raise ValueError(f"{Path(self.checkpoints) / self.model}: its codec is now {codec.fingerprint}, the other "
-                             f"stages were trained on the codes of {self.fingerprint}: a reference needs that one")
-        return codec
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.system = load_system(Path(checkpoints) / model, torch.device(device))
+        self.audio, self.frontend = self.system.audio, self.system.frontend
+        self.languages, self.speakers = self.system.languages, self.system.speakers
 
     def speak(
         self, text: str, language: str = "en-us", speaker: str | None = None, *, input_type: str = "text",
@@ -116,59 +51,27 @@ class Synthesizer:
     ) -> Speech:
         """Text (or, with input_type "ipa", IPA) of any length as one wave; sentences are spoken in batches.
 
-        `reference`: a recording in whose voice to speak, and what is said in it, in the same language. The decoder is
-        then the named speaker's, or that of the nearest one. ValueError for a language or speaker that the model has
-        not learned, a reference that cannot be used, and for text with nothing to say.
+        `reference`: a recording in whose voice to speak, and what is said in it, in the same language. ValueError for a
+        language or speaker that the model has not learned, a reference that cannot be used, and for text with nothing
+        to say.
         """
-        language_id, speaker_id = self.check(language, speaker)
-        prompt = None
-        if reference is not None:
-            prompt = self._prompt(reference, reference_text, language, input_type)
-            if speaker is None:
-                mels = ((name, self.mel_from_codes(prompt.codes, name)[0]) for name in self.speakers)
-                speaker = nearest_speaker(reference, self.audio, mels)
-                log.info("%s: the decoder of %s comes nearest", reference, speaker)
-                speaker_id = -1 if self.learned_voices else self.speakers.index(speaker)
-        elif reference_text is not None:
+        self.system.check(language, speaker)
+        if reference is None and reference_text is not None:
             raise ValueError("a reference's text is of use only with the reference itself")
-        speaker = speaker or self.speakers[0]
-        parts = [piece for part in self._ipa(text, language, input_type) if part for piece in self._fit(part, prompt)]
-        if not parts:
+        said = " ".join(self._ipa(reference_text, language, input_type)) if reference_text else ""
+        voice = self.system.voice(speaker, language, reference, said)
+        ipa = [part for part in self._ipa(text, language, input_type) if part]
+        pieces = [piece for part in ipa for piece in self.system.pieces(part, voice)]
+        if not pieces:
             raise ValueError("there is nothing to say in the text")
-        generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
-        waves, sentences = [], []
-        for first in range(0, len(parts), BATCH_SIZE):
-            batch = parts[first : first + BATCH_SIZE]
-            for ipa, generated in zip(
-                batch, self._generate(batch, speaker_id, language_id, sampling, generator, prompt), strict=True
-            ):
-                waves.append(self.wave_from_codes(generated.codes, speaker))
-                seconds = len(waves[-1]) / self.audio.sample_rate
-                sentences.append({"ipa": ipa, "seconds": seconds, "finish_reason": generated.finish_reason})
+        generator = None if seed is None else torch.Generator(self.system.device).manual_seed(seed)
+        parts: list[Part] = []
+        for first in range(0, len(pieces), BATCH_SIZE):
+            batch = pieces[first : first + BATCH_SIZE]
+            parts += self.system.speak_parts(batch, language, voice, sampling=sampling, generator=generator)
         pause = torch.zeros(round(PAUSE_SECONDS * self.audio.sample_rate))
-        joined = [piece for wave in waves for piece in (wave, pause)][:-1]
-        return Speech(torch.cat(joined), self.audio.sample_rate, sentences)
-
-    def check(self, language: str, speaker: str | None) -> tuple[int, int]:
-        """Ids of a language and a speaker; ValueError if the model has not learned one of them."""
-        speaker = speaker or self.speakers[0]
-        return self._index(self.languages, language, "language"), self._index(self.speakers, speaker, "speaker")
-
-    def mel_from_codes(self, codes: Tensor, speaker: str) -> Tensor:
-        """codes (n_codebooks, frames) -> (1, n_mels, frames in time)."""
-        frames = codes.shape[1]
-        mel_frames = max(2, round(frames / self.code_frame_rate * self.audio.frame_rate))  # 1 would give no samples
-        with torch.inference_mode():
-            return self.decoder(
-                codes[None], torch.tensor([frames], device=self.device),
-                torch.tensor([self._index(self.decoder_speakers, speaker, "speaker")], device=self.device),
-                torch.zeros(1, device=self.device), mel_frames,
-            )
-
-    def wave_from_codes(self, codes: Tensor, speaker: str) -> Tensor:
-        """codes (n_codebooks, frames) -> (samples,) on the CPU."""
-        with torch.inference_mode():
-            return self.vocoder(self.mel_from_codes(codes, speaker)).wave[0].cpu()
+        joined = [piece for part in parts for piece in (part.samples, pause)][:-1]
+        return Speech(torch.cat(joined), self.audio.sample_rate, parts)
 
     def _ipa(self, text: str, language: str, input_type: str) -> list[str]:
         """The IPA of every sentence."""
@@ -176,72 +79,12 @@ class Synthesizer:
             return [normalize_ipa(text)]
         return self.frontend.phonemize_many(split_sentences(text, language), language)
 
-    def _prompt(self, reference: str | Path, text: str | None, language: str, input_type: str) -> VoicePrompt:
-        ipa = " ".join(self._ipa(text, language, input_type)) if text else ""
-        if not ipa and not self.learned_voices:
-            log.warning("%s: what it says is not given, and %s was trained without train.llm.voice_probability: it may "
-                        "say anything", reference, self.model)
-        prompt = read_voice_prompt(reference, ipa, self.codec)
-        prompt = replace(prompt, codes=prompt.codes.to(self.device))
-        room, taken = self.lm.config.max_positions, self._positions("", 0, prompt)
-        if taken > room // 2:
-            most = (room // 2 - taken + prompt.codes.shape[1]) / self.code_frame_rate
-            raise ValueError(f"{reference}: too long, it takes {taken} positions of the model's {room}; use at most "
-                             f"{max(0, most):.1f} s of it, and the text of that part")
-        return prompt
-
-    def _generate(
-        self, parts: list[str], speaker: int, language: int, sampling: Sampling, generator, prompt: VoicePrompt | None
-    ) -> list:
-        ids = [torch.tensor(self._encode(ipa, prompt), device=self.device) for ipa in parts]
-        recordings = {} if prompt is None else {"prompts" if prompt.ipa else "voices": [prompt.codes] * len(ids)}
-        return self.lm.generate(
-            ids, torch.full((len(ids),), speaker, device=self.device),
-            torch.full((len(ids),), language, device=self.device),
-            [self._bound(len(self.frontend.encode(ipa))) for ipa in parts], sampling, generator, **recordings,
-        )
-
-    def _encode(self, ipa: str, prompt: VoicePrompt | None) -> list[int]:
-        """Symbol ids, behind those of what the prompt says."""
-        said = " ".join(filter(None, [prompt and prompt.ipa, ipa]))
-        return self.frontend.encode(said) if said else []
-
-    def _positions(self, ipa: str, frames: int, prompt: VoicePrompt | None) -> int:
-        """What so many frames of a text take of the model's positions, together with the prompt."""
-        given, n_symbols = prompt.codes.shape[1] if prompt else 0, len(self._encode(ipa, prompt))
-        if prompt and prompt.ipa:
-            return self.lm.positions_for(n_symbols, frames + given)
-        return self.lm.positions_for(n_symbols, frames) + self.lm.voice_positions_for(given)
-
-    def _bound(self, n_symbols: int) -> int:
-        """Code frames that no sensible reading of so many symbols needs."""
-        return int(n_symbols * self.frames_per_symbol * BOUND_MARGIN + BOUND_FRAMES_SECONDS * self.code_frame_rate)
-
-    def _fit(self, ipa: str, prompt: VoicePrompt | None) -> list[str]:
-        """The IPA in pieces that fit the model's positions, cut at punctuation if possible, else at spaces."""
-        room = self.lm.config.max_positions
-        n_symbols = len(self.frontend.encode(ipa))
-        if self._positions(ipa, self._bound(n_symbols), prompt) <= room:
-            return [ipa]
-        words = ipa.split(" ")
-        if len(words) == 1:
-            raise ValueError(f"a word of {n_symbols} symbols is too long to speak: {ipa[:40]}...")
-        middle = len(words) / 2
-        after_mark = [i for i, word in enumerate(words[:-1], 1) if word and word[-1] in ".,;:!?"]
-        cut = min(after_mark or range(1, len(words)), key=lambda i: abs(i - middle))
-        return self._fit(" ".join(words[:cut]), prompt) + self._fit(" ".join(words[cut:]), prompt)
-
-    def _index(self, names: list[str], name: str, what: str) -> int:
-        if name not in names:
-            raise ValueError(f"{what} {name!r} is not among those this model learned: {', '.join(names)}")
-        return names.index(name)
-
 
 @lru_cache(maxsize=4)
 def load_synthesizer(model: str | None = None, checkpoints: str = "checkpoints") -> Synthesizer:
     """A model, loaded once per process; without a name, the one trained last."""
     if model is None:
-        trained = [p for p in Path(checkpoints).glob("*") if saved_steps(p / "llm") and saved_steps(p / "vocoder")]
+        trained = [folder for folder in Path(checkpoints).glob("*") if is_trained(folder)]
         if not trained:
             raise ValueError(f"{checkpoints}: no trained model; train one (see README) or name one with -m")
         model = max(trained, key=lambda p: (p / "vocoder").stat().st_mtime).name
@@ -276,10 +119,10 @@ def synthesize(ipa: str, language: str = "en-us", **options) -> tuple[Tensor, in
 def report(speech: Speech, wall_seconds: float, path: str | Path | None) -> None:
     """Logs what was made, how long it took, and every sentence that did not end by itself."""
     log.info("%s: %.2f s of audio in %.2f s (%.1f times real time), %d sentence(s)", path or "speech", speech.seconds,
-             wall_seconds, speech.seconds / wall_seconds, len(speech.sentences))
-    for sentence in speech.sentences:
-        if sentence["finish_reason"] != "stop":
-            log.warning("cut off at its length bound: %s", sentence["ipa"])
+             wall_seconds, speech.seconds / wall_seconds, len(speech.parts))
+    for part in speech.parts:
+        if part.finish_reason != "stop":
+            log.warning("cut off at its length bound: %s", part.ipa)
 
 
 def synthesize_filelist(synthesizer: Synthesizer, path: Path, folder: Path, options: argparse.Namespace) -> None:
@@ -291,7 +134,7 @@ def synthesize_filelist(synthesizer: Synthesizer, path: Path, folder: Path, opti
         if clip.path.stem in lines:
             raise ValueError(f"{path}: two lines would be written to {clip.path.stem}.wav; give each path another name")
         try:
-            synthesizer.check(language, speaker)
+            synthesizer.system.check(language, speaker)
         except ValueError as error:
             raise ValueError(f"{path}, {clip.path.name}: {error}") from error
         lines[clip.path.stem] = clip.text, language, speaker

@@ -140,25 +140,25 @@ def reference(chain, tmp_path):
 @pytest.fixture
 def asked(synthesizer, monkeypatch):
     """The arguments of every call of the language model's `generate`."""
-    calls, generate = [], synthesizer.lm.generate
+    calls, generate = [], synthesizer.system.lm.generate
 
     def spy(text, speaker, language, *rest, **options):
         calls.append({"text": text, "speaker": speaker.tolist(), **options})
         return generate(text, speaker, language, *rest, **options)
 
-    monkeypatch.setattr(synthesizer.lm, "generate", spy)
+    monkeypatch.setattr(synthesizer.system.lm, "generate", spy)
     return calls
 
 
 def test_a_reference_is_the_prompt_of_every_sentence(synthesizer, reference, asked):
     speech = synthesizer.speak("One. Two.", reference=reference, reference_text="Good day.", seed=0)
     said = synthesizer.frontend.phonemize("Good day.", "en-us")
-    codes, _ = synthesizer.codec.encode(load_audio(reference, 22050)[None])
+    codes, _ = synthesizer.system.codec.encode(load_audio(reference, 22050)[None])
     call, = asked
-    assert len(speech.sentences) == len(call["prompts"]) == 2
-    for ids, given, sentence in zip(call["text"], call["prompts"], speech.sentences, strict=True):
+    assert len(speech.parts) == len(call["prompts"]) == 2
+    for ids, given, part in zip(call["text"], call["prompts"], speech.parts, strict=True):
         assert given.equal(codes[0])
-        assert ids.tolist() == synthesizer.frontend.encode(f"{said} {sentence['ipa']}")
+        assert ids.tolist() == synthesizer.frontend.encode(f"{said} {part.ipa}")
     assert len(set(call["speaker"])) == 1
     assert call["speaker"][0] >= 0  # this model has not learned to be without
 
@@ -168,11 +168,11 @@ def test_without_its_text(synthesizer, reference, asked, caplog):
     first = synthesizer.speak("One.", reference=reference, speaker="bruno", seed=0)
     assert "tiny was trained without train.llm.voice_probability: it may say anything" in caplog.text
     assert asked[-1]["speaker"] == [synthesizer.speakers.index("bruno")]
-    assert asked[-1]["text"][0].tolist() == synthesizer.frontend.encode(first.sentences[0]["ipa"])
-    assert asked[-1]["voices"][0].equal(synthesizer.codec.encode(load_audio(reference, 22050)[None])[0][0])
+    assert asked[-1]["text"][0].tolist() == synthesizer.frontend.encode(first.parts[0].ipa)
+    assert asked[-1]["voices"][0].equal(synthesizer.system.codec.encode(load_audio(reference, 22050)[None])[0][0])
     assert "prompts" not in asked[-1]
     caplog.clear()
-    synthesizer.learned_voices = True
+    synthesizer.system.learned_voices = True
     second = synthesizer.speak("One.", reference=reference, seed=0)
     assert asked[-1]["speaker"] == [-1]
     assert "it may say anything" not in caplog.text
@@ -209,8 +209,8 @@ def test_references_that_cannot_be_used(synthesizer, reference, tmp_path, capsys
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "a.wav").exists()
-    synthesizer.fingerprint = "0123"
-    del synthesizer.codec  # it is loaded for the first reference
+    synthesizer.system.fingerprint = "0123"
+    del synthesizer.system.codec  # it is loaded for the first reference
     with pytest.raises(ValueError, match="other stages were trained on the codes of 0123: a reference needs that"):
         synthesizer.speak("Hi.", reference=reference)
 
@@ -226,8 +226,8 @@ def test_the_nearest_speaker_is_the_one_whose_mel_is_nearest(tmp_path):
 
 
 def test_the_prompt_of_a_recording_holds_its_codes(synthesizer, reference):
-    found = read_voice_prompt(reference, "ɡˈʊd", synthesizer.codec)
-    assert found.codes.shape == (2, synthesizer.codec.frames_for(33075))
+    found = read_voice_prompt(reference, "ɡˈʊd", synthesizer.system.codec)
+    assert found.codes.shape == (2, synthesizer.system.codec.frames_for(33075))
     assert found.ipa == "ɡˈʊd"
 
 

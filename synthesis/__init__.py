@@ -1,0 +1,24 @@
+"""Speech systems, one module each; which one a model is, its checkpoints tell."""
+
+from pathlib import Path
+
+import torch
+
+from synthesis.speech import Part, Speech, System
+from synthesis.token_system import TokenSystem
+
+__all__ = ["Part", "Speech", "System", "is_trained", "load_system"]
+
+SYSTEMS: list[type] = [TokenSystem]
+"""Each has `is_trained(folder)`; the first one that is trained speaks, the last one says what is missing."""
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether a model's folder has all checkpoints that some system needs."""
+    return any(system.is_trained(folder) for system in SYSTEMS)
+
+
+def load_system(folder: Path, device: torch.device) -> System:
+    """The speech system that a model's folder of checkpoints holds; ValueError if none is complete, or if its stages
+    do not fit each other, saying which."""
+    return next((system for system in SYSTEMS if system.is_trained(folder)), SYSTEMS[-1])(folder, device)

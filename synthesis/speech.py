@@ -1,0 +1,73 @@
+"""What every speech system is to `Synthesizer`, and what it gives."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from config import AudioConfig
+from models.layers.sampling import Sampling
+from text import Frontend
+
+
+@dataclass
+class Part:
+    """One piece of IPA, spoken."""
+
+    ipa: str
+    samples: Tensor
+    """(samples,) float32 on the CPU"""
+    seconds: float
+    finish_reason: str
+    """"stop": it ended by itself; "length": it was cut off at a bound."""
+    words: list | None = None
+    """(word, first second, last second) of each, where the system knows them."""
+
+
+@dataclass
+class Speech:
+    """What was made of one text."""
+
+    samples: Tensor
+    """(samples,) float32"""
+    sample_rate: int
+    parts: list[Part] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / self.sample_rate
+
+
+class System(Protocol):
+    """IPA -> wave, loaded from a model's folder of checkpoints, which it has checked to fit together."""
+
+    audio: AudioConfig
+    frontend: Frontend
+    languages: list[str]
+    speakers: list[str]
+    device: torch.device
+    """Where the generator of random numbers must be."""
+
+    def check(self, language: str, speaker: str | None) -> tuple[int, int]:
+        """Ids of a language and a speaker (the first if None); ValueError for one that the model has not learned."""
+
+    def voice(self, speaker: str | None, language: str, reference: str | Path | None = None, said: str = "") -> Any:
+        """In whose voice to speak: a speaker's (the first if None), or that of a reference recording, in which the IPA
+        `said` is said. For this system alone to read; ValueError for a voice that it cannot take."""
+
+    def pieces(self, ipa: str, voice: Any) -> list[str]:
+        """The IPA in as many pieces as the system needs; ValueError if it cannot be cut to fit."""
+
+    def speak_parts(
+        self, parts: list[str], language: str, voice: Any, *, sampling: Sampling, generator: torch.Generator | None,
+    ) -> list[Part]:
+        """Speaks pieces of IPA together, as one batch."""
+
+
+def index_of(names: list[str], name: str, what: str) -> int:
+    """Where a name is among those learned; ValueError if it is not, `what` saying what it is the name of."""
+    if name not in names:
+        raise ValueError(f"{what} {name!r} is not among those this model learned: {', '.join(names)}")
+    return names.index(name)

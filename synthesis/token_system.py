@@ -1,0 +1,204 @@
+"""IPA -> language model -> codes -> mel -> wave."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from checkpoints import require_checkpoint, saved_steps
+from config import MelCodecConfig, parse_config
+from models import Codec, CodesToWave, build_token_lm, build_wave_generator, load_codec, load_network
+from models.layers.sampling import Sampling
+from models.token_lm import Generated
+from synthesis.speech import Part, index_of
+from text import build_frontend
+from voice_prompts import VoicePrompt, nearest_speaker, read_voice_prompt
+
+log = logging.getLogger(__name__)
+
+BOUND_MARGIN = 1.2  # a sentence may be this much slower than 99.5 % of the training clips
+BOUND_FRAMES_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class TokenVoice:
+    """Whom the language model and the decoder take for the speaker, and what they go on from."""
+
+    speaker: int
+    """-1: none, the recording alone is the voice"""
+    decoder_speaker: int
+    prompt: VoicePrompt | None = None
+
+
+class TokenSystem:
+    """A language model over codes, a mel decoder and a vocoder."""
+
+    def __init__(self, folder: Path, device: torch.device):
+        """ValueError if a stage is not trained yet, or if two stages do not fit each other, saying which."""
+        self.folder, self.device, model = folder, device, folder.name
+        lm_data = require_checkpoint(folder / "llm", f"python3 train_llm.py -c CONFIG -m {model}")
+        wave_data = require_checkpoint(folder / "vocoder", f"python3 train_vocoder.py -c CONFIG -m {model}")
+        lm_config = parse_config(lm_data["config"], f"the config in {folder / 'llm'}")
+        self.config = parse_config(wave_data["config"], f"the config in {folder / 'vocoder'}")
+        self.audio = self.config.audio
+
+        self.frontend = build_frontend(lm_config.text)
+        self.frontend.check_state(lm_data["text"], str(folder / "llm"))
+        self.languages, self.speakers = lm_data["languages"], lm_data["speakers"]
+        self.lm = load_network(build_token_lm(lm_config, lm_data), lm_data, folder / "llm").to(device)
+        self.frames_per_symbol = lm_data["frames_per_symbol"]
+        self.learned_voices = lm_config.train.llm.voice_probability > 0
+
+        codec_data = wave_data["codec"]
+        if codec_data is None and not isinstance(self.config.codec, MelCodecConfig):
+            raise ValueError(f"{folder / 'vocoder'}: was trained on mel, and {self.config.codec.kind} has no mel "
+                             'decoder: train it with train.vocoder.conditioning "codes"')
+        generator = build_wave_generator(self.config, len(wave_data["speakers"]), codec_data)
+        generator = load_network(generator, wave_data, folder / "vocoder")
+        if isinstance(generator, CodesToWave):
+            self.decoder, self.decoder_speakers = generator.decoder.to(device), wave_data["speakers"]
+            fingerprint = codec_data["fingerprint"]
+        else:
+            codec = load_codec(self.config, model, folder.parent)
+            self.decoder, self.decoder_speakers = codec.decoder.to(device), codec.speakers
+            fingerprint = codec.fingerprint
+        if fingerprint != lm_data["codec"]["fingerprint"]:
+            raise ValueError(
+                f"{folder}: the language model speaks codes of codec {lm_data['codec']['fingerprint']}, the vocoder "
+                f"stage hears codec {fingerprint}: make the codes again and train both stages on them"
+            )
+        if lm_config.audio != self.audio:
+            raise ValueError(f"{folder}: llm and vocoder were trained with different audio sections")
+        self.code_frame_rate, self.fingerprint = lm_data["codec"]["frame_rate"], fingerprint
+        generator.vocoder.remove_weight_norm()
+        self.vocoder = generator.vocoder.to(device)
+
+    @staticmethod
+    def is_trained(folder: Path) -> bool:
+        """Whether a model's folder has the checkpoints of this system."""
+        return bool(saved_steps(folder / "llm") and saved_steps(folder / "vocoder"))
+
+    @cached_property
+    def codec(self) -> Codec:
+        """The codec whose codes the language model speaks; only its encoder is not needed for every speech."""
+        codec = load_codec(self.config, self.folder.name, self.folder.parent)
+        if codec.fingerprint != self.fingerprint:
+            raise ValueError(f"{self.folder}: its codec is now {codec.fingerprint}, the other stages were trained on "
+                             f"the codes of {self.fingerprint}: a reference needs that one")
+        return codec
+
+    def check(self, language: str, speaker: str | None) -> tuple[int, int]:
+        """Ids of a language and a speaker (the first if None); ValueError for one that the model has not learned."""
+        speaker = speaker or self.speakers[0]
+        return index_of(self.languages, language, "language"), index_of(self.speakers, speaker, "speaker")
+
+    def voice(
+        self, speaker: str | None, language: str, reference: str | Path | None = None, said: str = ""
+    ) -> TokenVoice:
+        """A speaker's voice (the first one's if None), or that of a reference recording, in which the IPA `said` (if it
+        is known) is said. The decoder is then the named speaker's, or that of the nearest one.
+
+        ValueError for a speaker that was not learned, and for a recording that cannot be used.
+        """
+        _, speaker_id = self.check(language, speaker)
+        if reference is None:
+            return TokenVoice(speaker_id, self._decoder_speaker(speaker or self.speakers[0]))
+        prompt = self._prompt(reference, said)
+        if speaker is None:
+            speaker = nearest_speaker(reference, self.audio, self._readings(prompt))
+            log.info("%s: the decoder of %s comes nearest", reference, speaker)
+            speaker_id = -1 if self.learned_voices else self.speakers.index(speaker)
+        return TokenVoice(speaker_id, self._decoder_speaker(speaker), prompt)
+
+    def pieces(self, ipa: str, voice: TokenVoice) -> list[str]:
+        """The IPA in pieces that fit the model's positions, cut at punctuation if possible, else at spaces."""
+        n_symbols = len(self.frontend.encode(ipa))
+        if self._positions(ipa, self.bound(n_symbols), voice.prompt) <= self.lm.config.max_positions:
+            return [ipa]
+        words = ipa.split(" ")
+        if len(words) == 1:
+            raise ValueError(f"a word of {n_symbols} symbols is too long to speak: {ipa[:40]}...")
+        middle = len(words) / 2
+        after_mark = [i for i, word in enumerate(words[:-1], 1) if word and word[-1] in ".,;:!?"]
+        cut = min(after_mark or range(1, len(words)), key=lambda i: abs(i - middle))
+        return self.pieces(" ".join(words[:cut]), voice) + self.pieces(" ".join(words[cut:]), voice)
+
+    def speak_parts(
+        self, parts: list[str], language: str, voice: TokenVoice, *, sampling: Sampling,
+        generator: torch.Generator | None,
+    ) -> list[Part]:
+        """Speaks pieces of IPA: the codes of all of them together, each wave alone."""
+        language_id = index_of(self.languages, language, "language")
+        spoken = []
+        for ipa, generated in zip(parts, self._generate(parts, language_id, voice, sampling, generator), strict=True):
+            wave = self.wave_from_codes(generated.codes, voice.decoder_speaker)
+            spoken.append(Part(ipa, wave, len(wave) / self.audio.sample_rate, generated.finish_reason))
+        return spoken
+
+    def bound(self, n_symbols: int) -> int:
+        """Code frames that no sensible reading of so many symbols needs."""
+        return int(n_symbols * self.frames_per_symbol * BOUND_MARGIN + BOUND_FRAMES_SECONDS * self.code_frame_rate)
+
+    @torch.inference_mode()
+    def mel_from_codes(self, codes: Tensor, speaker: int) -> Tensor:
+        """codes (n_codebooks, frames), a speaker of the decoder -> (1, n_mels, frames in time)."""
+        frames = codes.shape[1]
+        mel_frames = max(2, round(frames / self.code_frame_rate * self.audio.frame_rate))  # 1 would give no samples
+        return self.decoder(
+            codes[None], torch.tensor([frames], device=self.device), torch.tensor([speaker], device=self.device),
+            torch.zeros(1, device=self.device), mel_frames,
+        )
+
+    @torch.inference_mode()
+    def wave_from_codes(self, codes: Tensor, speaker: int) -> Tensor:
+        """codes (n_codebooks, frames), a speaker of the decoder -> (samples,) on the CPU."""
+        return self.vocoder(self.mel_from_codes(codes, speaker)).wave[0].cpu()
+
+    def _decoder_speaker(self, speaker: str) -> int:
+        return index_of(self.decoder_speakers, speaker, "speaker")
+
+    def _prompt(self, reference: str | Path, ipa: str) -> VoicePrompt:
+        if not ipa and not self.learned_voices:
+            log.warning("%s: what it says is not given, and %s was trained without train.llm.voice_probability: it may "
+                        "say anything", reference, self.folder.name)
+        prompt = read_voice_prompt(reference, ipa, self.codec)
+        prompt = replace(prompt, codes=prompt.codes.to(self.device))
+        room, taken = self.lm.config.max_positions, self._positions("", 0, prompt)
+        if taken > room // 2:
+            most = (room // 2 - taken + prompt.codes.shape[1]) / self.code_frame_rate
+            raise ValueError(f"{reference}: too long, it takes {taken} positions of the model's {room}; use at most "
+                             f"{max(0, most):.1f} s of it, and the text of that part")
+        return prompt
+
+    def _readings(self, prompt: VoicePrompt) -> Iterator[tuple[str, Tensor]]:
+        """Every speaker and the mel (n_mels, frames) that the codes of a recording have in that one's voice."""
+        for name in self.speakers:
+            yield name, self.mel_from_codes(prompt.codes, self._decoder_speaker(name))[0]
+
+    def _generate(
+        self, parts: list[str], language: int, voice: TokenVoice, sampling: Sampling, generator: torch.Generator | None
+    ) -> list[Generated]:
+        prompt = voice.prompt
+        ids = [torch.tensor(self._encode(ipa, prompt), device=self.device) for ipa in parts]
+        recordings = {} if prompt is None else {"prompts" if prompt.ipa else "voices": [prompt.codes] * len(ids)}
+        return self.lm.generate(
+            ids, torch.full((len(ids),), voice.speaker, device=self.device),
+            torch.full((len(ids),), language, device=self.device),
+            [self.bound(len(self.frontend.encode(ipa))) for ipa in parts], sampling, generator, **recordings,
+        )
+
+    def _encode(self, ipa: str, prompt: VoicePrompt | None) -> list[int]:
+        """Symbol ids, behind those of what the prompt says."""
+        said = " ".join(filter(None, [prompt and prompt.ipa, ipa]))
+        return self.frontend.encode(said) if said else []
+
+    def _positions(self, ipa: str, frames: int, prompt: VoicePrompt | None) -> int:
+        """What so many frames of a text take of the model's positions, together with the prompt."""
+        given, n_symbols = prompt.codes.shape[1] if prompt else 0, len(self._encode(ipa, prompt))
+        if prompt and prompt.ipa:
+            return self.lm.positions_for(n_symbols, frames + given)
+        return self.lm.positions_for(n_symbols, frames) + self.lm.voice_positions_for(given)
