@@ -83,6 +83,10 @@ class DataConfig(Section):
     validation_filelist: str
     codes: str = "data/codes"
     """Folder for the cached codes of both filelists."""
+    durations: str = "data/durations"
+    """Folder for the durations of both filelists that align.py writes."""
+    alignments: str = "own"
+    """`own`: durations of our own aligner, else a folder of TextGrids as the Montreal Forced Aligner writes them."""
     min_seconds: PositiveFloat = 0.4
     max_seconds: PositiveFloat = 12.0
     workers: Annotated[int, Field(ge=0)] = 2
@@ -92,6 +96,17 @@ class DataConfig(Section):
         if self.min_seconds >= self.max_seconds:
             raise ValueError(f"min_seconds {self.min_seconds:g} must be under max_seconds {self.max_seconds:g}")
         return self
+
+
+class AlignerConfig(Section):
+    """The network that finds where each symbol of a text is in a recording."""
+
+    hidden_size: Positive = 128
+    n_layers: Positive = 3
+    kernel_size: Odd = 5
+    """Frames that a layer sees; all layers together should see little more than a syllable."""
+    prior_scale: Annotated[float, Field(ge=0, le=1)] = 0.7
+    """How far a symbol's frequency is taken out of its score: 0 not at all, 1 wholly."""
 
 
 class EncodecConfig(Section):
@@ -402,9 +417,27 @@ class AlignedStage(StageConfig):
     """flow is for the flow decoder and stop for the autoregressive one alone."""
 
 
+class AlignerStage(StageConfig):
+    """train.aligner"""
+
+    max_steps: Positive = 600
+    batch_size: Positive = 16
+    learning_rate: PositiveFloat = 3e-3
+    betas: tuple[Fraction, Fraction] = (0.9, 0.99)
+    schedule: Literal["constant", "exponential", "cosine", "wsd"] = "cosine"
+    warmup_steps: Annotated[int, Field(ge=0)] = 30
+    eval_interval: Positive = 200
+    save_interval: Positive = 200
+    diagonal_steps: Annotated[int, Field(ge=0)] = 100
+    """So many first steps have a prior about the diagonal, so that texts are not aligned to one end of a clip."""
+    unknown_speaker: Fraction = 0.1
+    """How often a clip's speaker is hidden, so that recordings of others can be aligned."""
+
+
 class TrainConfig(Section):
     """One sub-section per stage."""
 
+    aligner: AlignerStage = AlignerStage()
     codec: CodecStage = CodecStage()
     llm: LLMStage = LLMStage()
     vocoder: VocoderStage = VocoderStage()
@@ -417,6 +450,7 @@ class Config(Section):
     audio: AudioConfig = AudioConfig()
     text: TextConfig = TextConfig()
     data: DataConfig
+    aligner: AlignerConfig = AlignerConfig()
     codec: Codec = EncodecConfig()
     llm: TokenLMConfig = TokenLMConfig()
     token_decoder: TokenDecoderConfig = TokenDecoderConfig()
