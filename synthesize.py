@@ -35,7 +35,7 @@ BATCH_SIZE = 8  # sentences spoken together
 
 
 class Synthesizer:
-    """Text -> IPA -> pieces -> batches, spoken by the system that the model's checkpoints are of, joined with pauses."""
+    """Text -> IPA -> pieces -> batches, spoken by the system that the checkpoints are of, joined with pauses."""
 
     def __init__(self, model: str, checkpoints: str | Path = "checkpoints", device: str | None = None):
         """ValueError if a stage is not trained yet, or if two stages do not fit each other, saying which."""
