@@ -233,6 +233,10 @@ class TokenDecoderConfig(Section):
     kernel_size: Odd = 7
 
 
+class HiddenDecoderConfig(TokenDecoderConfig):
+    """The language model's hidden states -> mel."""
+
+
 class MultibandISTFTConfig(Section):
     """iSTFTNet on sub-bands (arXiv 2203.02395, 2210.15975)."""
 
@@ -398,14 +402,31 @@ class VocoderStage(StageConfig):
 
     grad_clip: PositiveFloat = 1000.0
     """Higher than elsewhere: mel is weighted 45."""
-    conditioning: Literal["mel", "codes"] = "mel"
-    """`mel`: the recording's own mel. `codes`: decoder and vocoder train together on what synthesis will give."""
+    conditioning: Literal["mel", "codes", "hidden"] = "mel"
+    """`mel`: the recording's own mel. `codes`: decoder and vocoder train together on what synthesis will give.
+    `hidden`: so they do on the language model's states instead of its codes."""
+    joint: bool = False
+    """With hidden: the language model trains, too, on its own loss (llm) and those of the waves together."""
     segment_frames: Positive = 32
     adversarial_start: Annotated[int, Field(ge=0)] = 0
     """Until this step: reconstruction losses alone, which is many times cheaper on a CPU."""
+    adversarial_frames: Positive | None = None
+    """From then on waves are made and judged of so many mel frames alone, anywhere in the segment; null: of all."""
     loss_weights: dict[str, float] = {
         "mel": 45.0, "adversarial": 1.0, "feature_matching": 2.0, "stft": 1.0, "subband_stft": 1.0, "decoder_mel": 45.0,
+        "llm": 1.0,
     }
+    """Losses that the system does not have need no weight: llm without joint, decoder_mel with mel, ..."""
+
+    @model_validator(mode="after")
+    def check(self):
+        if self.joint and self.conditioning != "hidden":
+            raise ValueError(f'joint trains the language model through its hidden states: set conditioning to "hidden" '
+                             f'(it is "{self.conditioning}"), or joint to false')
+        if (self.adversarial_frames or 0) > self.segment_frames:
+            raise ValueError(f"adversarial_frames {self.adversarial_frames} are part of segment_frames "
+                             f"{self.segment_frames}, of which there must be as many")
+        return self
 
 
 class AlignedStage(StageConfig):
@@ -454,6 +475,7 @@ class Config(Section):
     codec: Codec = EncodecConfig()
     llm: TokenLMConfig = TokenLMConfig()
     token_decoder: TokenDecoderConfig = TokenDecoderConfig()
+    hidden_decoder: HiddenDecoderConfig = HiddenDecoderConfig()
     aligned: AlignedConfig = AlignedConfig()
     vocoder: Vocoder = MultibandISTFTConfig()
     discriminators: DiscriminatorConfig = DiscriminatorConfig()
@@ -471,13 +493,15 @@ class Config(Section):
                 )
         if isinstance(self.codec, MelCodecConfig):
             self._check_codec(self.codec)
-        segment_samples = self.train.vocoder.segment_frames * self.audio.hop_length
         shortest = max([2048, self.audio.n_fft, *self.discriminators.fft_sizes]) // 2 + 1
-        if segment_samples < shortest:
-            raise ValueError(
-                f"train.vocoder.segment_frames: {segment_samples} samples are too short for the STFTs of losses and "
-                f"discriminators, which need {shortest}: at least {-(-shortest // self.audio.hop_length)} frames"
-            )
+        for name in ("segment_frames", "adversarial_frames"):
+            frames = getattr(self.train.vocoder, name)
+            samples = None if frames is None else frames * self.audio.hop_length
+            if samples is not None and samples < shortest:
+                raise ValueError(
+                    f"train.vocoder.{name}: {samples} samples are too short for the STFTs of losses and "
+                    f"discriminators, which need {shortest}: at least {-(-shortest // self.audio.hop_length)} frames"
+                )
         return self
 
     def _check_codec(self, codec: MelCodecConfig) -> None:

@@ -93,6 +93,14 @@ def test_a_missing_key_and_a_wrong_kind_are_named():
     ({"train": {"vocoder": {"segment_frames": 3}}},
      "config: train.vocoder.segment_frames: 768 samples are too short for the STFTs of losses and discriminators, "
      "which need 1025: at least 5 frames"),
+    ({"train": {"vocoder": {"adversarial_frames": 4}}},
+     "config: train.vocoder.adversarial_frames: 1024 samples are too short for the STFTs of losses and discriminators, "
+     "which need 1025: at least 5 frames"),
+    ({"train": {"vocoder": {"adversarial_frames": 33}}},
+     "train.vocoder: adversarial_frames 33 are part of segment_frames 32, of which there must be as many"),
+    ({"train": {"vocoder": {"conditioning": "codes", "joint": True}}},
+     'train.vocoder: joint trains the language model through its hidden states: set conditioning to "hidden" (it is '
+     '"codes"), or joint to false'),
 ])
 def test_values_that_do_not_fit_together_say_how(values, message):
     assert problems(values) == [message]
