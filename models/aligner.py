@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from config import AlignerConfig, AudioConfig
-from models.layers.alignment import forward_sum_loss, monotonic_path
+from models.layers.alignment import monotonic_path
 from models.layers.convnext import ConvNeXtBlock
 from models.layers.mel_scale import standardise
 
@@ -61,10 +61,6 @@ class Aligner(nn.Module):
         """log p(symbol | frame) - k log p(symbol) of the units: (B, T, n_symbols), ids (B, L) -> (B, T, L)."""
         scores = log_p - self.prior_scale * self.symbol_shares.clamp(min=1e-5).log()
         return scores.gather(2, units.unsqueeze(1).expand(-1, log_p.shape[1], -1))
-
-    def loss(self, log_p: Tensor, frames: Tensor, units: Tensor, lengths: Tensor, optional: Tensor) -> Tensor:
-        """Forward-sum loss in nats a frame: a mean over clips."""
-        return (forward_sum_loss(self.emissions(log_p, units), frames, lengths, optional) / frames).mean()
 
     @torch.no_grad()
     def align(
