@@ -71,7 +71,7 @@ def _phones(symbols: str, start: int, end: int) -> list[PhonemeGroup]:
         starts.append(stress if starts else start)
     return [
         PhonemeGroup(first, last, "phone", letter)
-        for first, last, letter in zip(starts, [*starts[1:], end], letters, strict=True)
+        for first, last, letter in zip(starts, [*starts[1:], end][: len(starts)], letters, strict=True)
     ]
 
 

@@ -91,7 +91,7 @@ def _arrays(log_p: Tensor, frames: Tensor, lengths: Tensor, optional: Tensor | N
     if optional is None:
         optional = torch.zeros(len(log_p), log_p.shape[2], dtype=torch.bool)
     frames, lengths, optional = (x.detach().cpu().numpy() for x in (frames, lengths, optional.bool()))
-    needed = [l - int(o[:l].sum()) for l, o in zip(lengths, optional, strict=True)]
+    needed = [int(l - o[:l].sum()) for l, o in zip(lengths, optional, strict=True)]
     if not all(1 <= n <= t for n, t in zip(needed, frames, strict=True)):
         raise ValueError(f"units that need {needed} frames cannot be aligned to {frames.tolist()}")
     values = np.ascontiguousarray(log_p.detach().float().cpu().numpy())
