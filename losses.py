@@ -58,6 +58,35 @@ def symbol_ctc(logits: Tensor, lengths: Tensor, symbols: Tensor, symbol_lengths:
     return (losses / symbol_lengths * fits).sum() / fits.sum().clamp(min=1)
 
 
+def aligned_losses(output, durations: Tensor, pitch: Tensor, energy: Tensor) -> dict[str, Tensor]:
+    """Of an `AlignedOutput` against durations in frames, pitch and energy, each (B, S) as its predictors have them.
+
+    `mel`: L1 of the standardised log-mel; `duration`: squared error of log(1 + frames) (FastSpeech 2, arXiv
+    2006.04558); `pitch`, `energy`: squared errors; with a flow `flow`: squared error of the velocity (arXiv
+    2210.02747); with a stop token `stop`: binary cross-entropy of each position being the last.
+    """
+    decoder, symbols = output.decoder, output.symbol_mask
+    losses = {
+        "mel": _masked_mean((decoder.mel.float() - output.mel_target).abs(), output.frame_mask),
+        "duration": _masked_mean((output.log_durations.float() - durations.float().log1p()).square(), symbols),
+        "pitch": _masked_mean((output.pitch.float() - pitch).square(), symbols),
+        "energy": _masked_mean((output.energy.float() - energy).square(), symbols),
+    }
+    if decoder.velocity is not None:
+        error = (decoder.velocity.float() - decoder.velocity_target).square()
+        losses["flow"] = _masked_mean(error, output.frame_mask)
+    if decoder.stop_logits is not None:
+        last = F.one_hot(output.mask.sum(1) - 1, output.mask.shape[1]).float()
+        error = F.binary_cross_entropy_with_logits(decoder.stop_logits.float(), last, reduction="none")
+        losses["stop"] = _masked_mean(error, output.mask)
+    return losses
+
+
+def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean of values over the places where a mask of the same shape is True."""
+    return (values * mask).sum() / mask.sum().clamp(min=1)
+
+
 def adversarial_loss_generator(fake_outputs: list[Tensor]) -> Tensor:
     """Least-squares GAN: the sum over discriminators of mean (1 - D(fake))^2 (HiFi-GAN, arXiv 2010.05646)."""
     return _total((1 - fake.float()).square().mean() for fake in fake_outputs)
@@ -113,15 +142,13 @@ def subband_stft_loss(
 
 def reconstruction_losses(
     fake: Tensor, real: Tensor, mel: Tensor, audio: AudioConfig, *, fake_subbands: Tensor | None = None,
-    real_subbands: Tensor | None = None, decoded_mel: Tensor | None = None,
+    real_subbands: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Everything but the adversarial part, of waves (B, samples) and the real one's log-mel (B, n_mels, T): `mel` and
-    `stft`, `subband_stft` where there are sub-bands, `decoder_mel` where a decoder made the mel."""
+    `stft`, and `subband_stft` where there are sub-bands."""
     losses = {"mel": mel_l1(log_mel(fake, audio), mel), "stft": multi_resolution_stft_loss(fake, real)}
     if fake_subbands is not None:
         losses["subband_stft"] = subband_stft_loss(fake_subbands, real_subbands)
-    if decoded_mel is not None:
-        losses["decoder_mel"] = mel_l1(decoded_mel, mel)
     return losses
 
 

@@ -3,19 +3,23 @@
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from checkpoints import load_weights, network_weights, require_checkpoint
 from config import Config, GaussianConfig, MelCodecConfig, parse_config
+from models.aligned_tts import AlignedTTS
 from models.codec import MelCodec
 from models.encodec import Encodec
+from models.hidden_decoder import HiddenDecoder
+from models.layers.crop import Crop, crop_mel
 from models.token_decoder import TokenDecoder
 from models.token_lm import TokenLM
 from models.vocoder import VocoderOutput, build_vocoder
 
 __all__ = [
-    "Codec", "CodesToWave", "MelToWave", "build_token_lm", "build_wave_generator", "codec_data", "generate_wave",
-    "load_codec", "load_network", "require_codes",
+    "Codec", "CodesToWave", "HiddenToWave", "MelToWave", "build_aligned_tts", "build_token_lm", "build_wave_generator",
+    "codec_data", "generate_wave", "load_codec", "load_network", "require_codes",
 ]
 
 
@@ -56,9 +60,9 @@ class MelToWave(nn.Module):
         super().__init__()
         self.vocoder = build_vocoder(config.vocoder, config.audio)
 
-    def forward(self, mel):
+    def forward(self, mel: Tensor, crop: Crop | None = None) -> tuple[None, VocoderOutput]:
         """mel (B, n_mels, T) -> (None, as no decoder makes a mel, and vocoder output)."""
-        return None, self.vocoder(mel)
+        return None, self.vocoder(crop_mel(mel, crop))
 
 
 class CodesToWave(nn.Module):
@@ -69,18 +73,56 @@ class CodesToWave(nn.Module):
         self.decoder = decoder
         self.vocoder = build_vocoder(config.vocoder, config.audio)
 
-    def forward(self, codes, lengths, speaker, start, n_frames: int):
+    def forward(
+        self, codes: Tensor, lengths: Tensor, speaker: Tensor, start: Tensor, n_frames: int, crop: Crop | None = None
+    ) -> tuple[Tensor, VocoderOutput]:
         """codes (B, K, T) ... -> (mel (B, n_mels, n_frames), vocoder output); see the decoder's forward."""
         mel = self.decoder(codes, lengths, speaker, start, n_frames)
-        return mel, self.vocoder(mel)
+        return mel, self.vocoder(crop_mel(mel, crop))
 
 
-def generate_wave(generator: nn.Module, batch: dict, mel: Tensor) -> tuple[Tensor | None, VocoderOutput]:
-    """The decoder's mel, if the generator has one, and the vocoder output for a batch of `WaveSegments`: from its codes
-    where it has them, else from its `mel`."""
-    if "codes" not in batch:
-        return generator(mel)
-    return generator(batch["codes"], batch["code_length"], batch["speaker"], batch["start"], mel.shape[2])
+class HiddenToWave(nn.Module):
+    """The vocoder stage's generator for `conditioning: hidden`: the language model, a decoder of its states, and the
+    vocoder. Only with `joint` is the language model trained; else it stays as it is, in eval mode."""
+
+    def __init__(self, config: Config, lm: TokenLM, decoder: HiddenDecoder):
+        super().__init__()
+        self.joint = config.train.vocoder.joint
+        self.lm = lm.requires_grad_(self.joint)
+        self.decoder = decoder
+        self.vocoder = build_vocoder(config.vocoder, config.audio)
+
+    def train(self, mode: bool = True) -> "HiddenToWave":
+        """Training mode for what is trained; dropout would give states that synthesis never sees."""
+        super().train(mode)
+        self.lm.train(mode and self.joint)
+        return self
+
+    def forward(
+        self, text: Tensor, text_lengths: Tensor, codes: Tensor, code_lengths: Tensor, speaker: Tensor,
+        language: Tensor, start: Tensor, n_frames: int, crop: Crop | None = None,
+    ) -> tuple:
+        """Text and codes of whole clips -> (mel (B, n_mels, n_frames) from mel frame `start` (B,) on, vocoder output);
+        with `joint` also logits and targets of the codes, as `TokenLM.forward` gives them."""
+        with torch.set_grad_enabled(self.joint and torch.is_grad_enabled()):
+            states = self.lm.states(text, text_lengths, codes, code_lengths, speaker, language, with_frames=True)
+        mel = self.decoder(states.frames, code_lengths, speaker, start, n_frames)
+        output = mel, self.vocoder(crop_mel(mel, crop))
+        return (*output, self.lm.logits(states.codes), self.lm.targets(states.steps)) if self.joint else output
+
+
+def generate_wave(generator: nn.Module, batch: dict, mel: Tensor, crop: Crop | None = None) -> tuple:
+    """The decoder's mel, if the generator has one, and the vocoder output of a batch: of `SpokenSegments` through the
+    language model, whose logits and targets follow if it is trained, too; of `WaveSegments` from its codes where it has
+    them, else from its `mel`."""
+    if "text" in batch:
+        return generator(
+            batch["text"], batch["text_lengths"], batch["codes"], batch["codes_lengths"], batch["speaker"],
+            batch["language"], batch["start"], mel.shape[2], crop,
+        )
+    if "codes" in batch:
+        return generator(batch["codes"], batch["code_length"], batch["speaker"], batch["start"], mel.shape[2], crop)
+    return generator(mel, crop)
 
 
 def load_codec(
@@ -127,15 +169,31 @@ def build_token_lm(config: Config, checkpoint_data: dict) -> TokenLM:
     )
 
 
-def build_wave_generator(config: Config, n_speakers: int, codec_data: dict | None) -> MelToWave | CodesToWave:
-    """The vocoder stage's generator; `codec_data` sizes the decoder for `conditioning: codes`."""
-    if config.train.vocoder.conditioning == "mel":
+def build_aligned_tts(config: Config, checkpoint_data: dict) -> AlignedTTS:
+    """An aligned-duration model for the symbols, speakers and languages in `checkpoint_data`, with fresh weights."""
+    return AlignedTTS(
+        config.aligned, config.audio, n_symbols=len(checkpoint_data["text"]["symbols"]),
+        n_speakers=len(checkpoint_data["speakers"]), n_languages=len(checkpoint_data["languages"]),
+    )
+
+
+def build_wave_generator(config: Config, checkpoint_data: dict) -> MelToWave | CodesToWave | HiddenToWave:
+    """The vocoder stage's generator, of the sizes in `checkpoint_data`: speakers and, where the decoder is ours, codec;
+    for `conditioning: hidden` also what `build_token_lm` needs."""
+    conditioning = config.train.vocoder.conditioning
+    if conditioning == "mel":
         return MelToWave(config)
+    n_speakers, codec = len(checkpoint_data["speakers"]), checkpoint_data["codec"]
+    if conditioning == "hidden":
+        decoder = HiddenDecoder(
+            config.hidden_decoder, config.audio, config.llm.hidden_size, codec["frame_rate"], n_speakers
+        )
+        return HiddenToWave(config, build_token_lm(config, checkpoint_data), decoder)
     if isinstance(config.codec, MelCodecConfig):
         return CodesToWave(config, MelCodec(config.codec, config.audio, n_speakers).decoder)
     decoder = TokenDecoder(
-        config.token_decoder, config.audio, codec_data["n_codebooks"], codec_data["codebook_size"],
-        codec_data["frame_rate"], n_speakers,
+        config.token_decoder, config.audio, codec["n_codebooks"], codec["codebook_size"], codec["frame_rate"],
+        n_speakers,
     )
     return CodesToWave(config, decoder)
 

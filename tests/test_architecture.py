@@ -13,6 +13,7 @@ LIBRARIES = {
     "mel_processing": {"config"}, "training": {"config", "checkpoints", "optimization", "random_state"},
     "optimization": {"config"}, "random_state": set(), "losses": {"mel_processing"},
     "data_utils": {"text", "mel_processing", "config"}, "lm_data": {"data_utils"}, "voice_prompts": {"mel_processing"},
+    "prosody": {"config", "mel_processing"}, "aligned_data": {"data_utils", "mel_processing", "prosody"},
     "text": {"text", "config"},
     "models": {"models", "config", "checkpoints"},
     "preprocessing": {"preprocessing", "config", "mel_processing", "data_utils"},

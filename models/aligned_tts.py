@@ -1,0 +1,201 @@
+"""Phonemes with explicit durations -> mel: no word can be skipped or said twice.
+
+The text of L symbols stands between a begin and an end symbol, which carry the silence before and after it, so that
+there are S = L + 2 durations.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from config import AlignedConfig, AudioConfig
+from models.layers.length_regulator import regulate, whole_frames
+from models.layers.mel_decoders import DECODERS, AutoregressiveDecoder, DecoderOutput
+from models.layers.phoneme_encoder import PhonemeEncoder, SymbolPredictor
+
+
+@dataclass(frozen=True)
+class Prosody:
+    """What a caller may change."""
+
+    rate: float = 1.0
+    """Times as fast."""
+    pitch: float = 0.0
+    """Semitones higher."""
+    energy: float = 0.0
+    """Decibels louder, as the voice would say it."""
+
+
+@dataclass
+class AlignedOutput:
+    """What training compares with the recording; (B, S) unless said otherwise."""
+
+    decoder: DecoderOutput
+    mel_target: Tensor
+    """(B, P, frames_per_position * n_mels), standardised"""
+    mask: Tensor
+    """(B, P) True for a text's positions"""
+    frame_mask: Tensor
+    """(B, P, frames_per_position * n_mels) True for a text's frames"""
+    log_durations: Tensor
+    """log(1 + frames)"""
+    pitch: Tensor
+    energy: Tensor
+    symbol_mask: Tensor
+
+
+@dataclass
+class AlignedSpeech:
+    """What was made of one text."""
+
+    mel: Tensor
+    """(n_mels, frames)"""
+    durations: Tensor
+    """(S,) frames"""
+
+
+class AlignedTTS(nn.Module):
+    """Encoder, predictors of duration, pitch and energy, length regulator and one of three mel decoders.
+
+    Pitch is in octaves above the speaker's mean, 0 where unvoiced; energy the standardised logarithm of a frame's
+    summed mel; both are means over a symbol (FastPitch, arXiv 2006.06873).
+    """
+
+    def __init__(self, config: AlignedConfig, audio: AudioConfig, *, n_symbols: int, n_speakers: int, n_languages: int):
+        super().__init__()
+        self.config, self.n_mels = config, audio.n_mels
+        width, out_size = config.hidden_size, config.frames_per_position * audio.n_mels
+        self.encoder = PhonemeEncoder(
+            n_symbols=n_symbols, n_speakers=n_speakers, n_languages=n_languages, hidden_size=width,
+            n_layers=config.n_layers, n_heads=config.n_heads, feed_forward_size=config.feed_forward_size,
+            dropout=config.dropout, gradient_checkpointing=config.gradient_checkpointing,
+        )
+        self.predictors = nn.ModuleDict({
+            name: SymbolPredictor(width, config.predictor_size, config.dropout)
+            for name in ("duration", "pitch", "energy")
+        })
+        self.embed_pitch, self.embed_energy = (nn.Conv1d(1, width, 3, padding=1) for _ in range(2))
+        self.embed_place = nn.Linear(1, width)
+        self.join = nn.Linear(config.frames_per_position * width, width)
+        sizes = config.decoder.model_dump(exclude={"kind"})
+        self.decoder = DECODERS[config.decoder.kind](width, out_size, **sizes)
+        self.register_buffer("mel_mean", torch.tensor(-5.0))
+        self.register_buffer("mel_std", torch.tensor(2.0))
+        self.register_buffer("energy_mean", torch.tensor(0.0))
+        self.register_buffer("energy_std", torch.tensor(2.0))
+
+    def set_statistics(self, mel_mean: float, mel_std: float, energy_mean: float, energy_std: float) -> None:
+        """What mel and energy are standardised by; kept with the weights."""
+        for name, value in (("mel_mean", mel_mean), ("mel_std", mel_std), ("energy_mean", energy_mean),
+                            ("energy_std", energy_std)):
+            getattr(self, name).fill_(value)
+
+    def forward(
+        self, text: Tensor, text_lengths: Tensor, durations: Tensor, mel: Tensor, pitch: Tensor, energy: Tensor,
+        speaker: Tensor, language: Tensor,
+    ) -> AlignedOutput:
+        """Teacher forcing: text, durations, pitch and energy (B, S), mel (B, n_mels, T), speaker and language (B,)."""
+        symbol_mask = _mask(text_lengths, text.shape[1])
+        x = self.encoder(text, symbol_mask, speaker, language)
+        predicted = {name: predictor(x, symbol_mask) for name, predictor in self.predictors.items()}
+        energy = self.standard_energy(energy) * symbol_mask
+        features, mask = self._features(x, durations, pitch, energy, symbol_mask)
+        lengths = durations.sum(1)
+        target = self._positions((mel - self.mel_mean) / self.mel_std, features.shape[1])
+        frame_mask = _mask(lengths, features.shape[1] * self.config.frames_per_position)
+        frame_mask = self._positions(frame_mask.unsqueeze(1).expand(-1, self.n_mels, -1), features.shape[1])
+        target = target * frame_mask
+        return AlignedOutput(
+            self.decoder(features, mask, target), target, mask, frame_mask, predicted["duration"], predicted["pitch"],
+            predicted["energy"], symbol_mask,
+        )
+
+    def standard_energy(self, energy: Tensor) -> Tensor:
+        """Log energies as the predictor has them."""
+        return (energy - self.energy_mean) / self.energy_std
+
+    @torch.inference_mode()
+    def generate(
+        self, text: list[Tensor], speaker: Tensor, language: Tensor, prosody: Prosody = Prosody(),
+        generators: list[torch.Generator | None] | None = None,
+    ) -> list[AlignedSpeech]:
+        """Mel for every text (a list of id tensors (S,) with begin and end symbol), the same as for each alone.
+
+        `generators`: one a text, for the noise of a flow.
+        """
+        lengths = torch.tensor([len(ids) for ids in text], device=speaker.device)
+        padded = nn.utils.rnn.pad_sequence(text, batch_first=True)
+        symbol_mask = _mask(lengths, padded.shape[1])
+        x = self.encoder(padded, symbol_mask, speaker, language)
+        predicted = {name: predictor(x, symbol_mask) for name, predictor in self.predictors.items()}
+        durations = whole_frames(predicted["duration"].expm1() * symbol_mask, prosody.rate)
+        # a vocoder needs two frames
+        last = F.one_hot(lengths - 1, padded.shape[1])
+        durations = torch.maximum(durations, 2 * last)
+        pitch = (predicted["pitch"] + prosody.pitch / 12) * symbol_mask
+        # 20 dB are a factor of 10 in the mel's magnitudes
+        louder = prosody.energy / 20 * torch.log(torch.tensor(10.0)) / self.energy_std
+        energy = (predicted["energy"] + louder) * symbol_mask
+        mels = self._mels(x, durations, pitch, energy, symbol_mask, generators or [None] * len(text))
+        return [AlignedSpeech(mel, durations[i, : len(text[i])]) for i, mel in enumerate(mels)]
+
+    @torch.inference_mode()
+    def spoken_mel(
+        self, text: Tensor, text_lengths: Tensor, durations: Tensor, pitch: Tensor, energy: Tensor, speaker: Tensor,
+        language: Tensor, generators: list[torch.Generator | None] | None = None,
+    ) -> list[Tensor]:
+        """The mels (n_mels, frames) that it makes with a recording's durations, pitch and energy, each (B, S)."""
+        symbol_mask = _mask(text_lengths, text.shape[1])
+        x = self.encoder(text, symbol_mask, speaker, language)
+        energy = self.standard_energy(energy) * symbol_mask
+        return self._mels(x, durations, pitch, energy, symbol_mask, generators or [None] * len(text))
+
+    def _mels(self, x, durations, pitch, energy, symbol_mask, generators) -> list[Tensor]:
+        features, mask = self._features(x, durations, pitch, energy, symbol_mask)
+        B, P, _ = features.shape
+        out_size = self.config.frames_per_position * self.n_mels
+        # each text's own noise, however long its neighbours are
+        noise = torch.zeros(B, P, out_size, device=x.device)
+        lengths = durations.sum(1)
+        for i, count in enumerate(mask.sum(1).tolist()):
+            noise[i, :count] = torch.randn(count, out_size, generator=generators[i], device=x.device)
+        if isinstance(self.decoder, AutoregressiveDecoder):
+            mel, stops = self.decoder.generate_with_stops(features)
+            lengths = self._stopped(stops, lengths, durations, symbol_mask)
+        else:
+            mel = self.decoder.generate(features, mask, noise)
+        mel = mel.view(B, P * self.config.frames_per_position, self.n_mels).transpose(1, 2)
+        mel = mel * self.mel_std + self.mel_mean
+        return [mel[i, :, :count] for i, count in enumerate(lengths.tolist())]
+
+    def _stopped(self, stops: Tensor, lengths: Tensor, durations: Tensor, symbol_mask: Tensor) -> Tensor:
+        """Lengths (B,) up to the decoder's stop, which may cut nothing but the last symbol, the silence."""
+        positions = torch.arange(1, stops.shape[1] + 1, device=stops.device)
+        first = torch.where(stops > 0, positions, stops.shape[1] + 1).amin(1) * self.config.frames_per_position
+        last_symbol = durations.gather(1, symbol_mask.sum(1, keepdim=True) - 1).squeeze(1)
+        return torch.minimum(lengths, torch.maximum(first, lengths - last_symbol)).clamp(min=1)
+
+    def _features(self, x, durations, pitch, energy, symbol_mask) -> tuple[Tensor, Tensor]:
+        """Features (B, P, C) of every position, and which positions (B, P) belong to the text."""
+        x = x + self.embed_pitch(pitch.unsqueeze(1)).transpose(1, 2)
+        x = (x + self.embed_energy(energy.unsqueeze(1)).transpose(1, 2)) * symbol_mask.unsqueeze(2)
+        together, lengths = self.config.frames_per_position, durations.sum(1)
+        n_frames = -(-int(lengths.max()) // together) * together
+        repeated, place = regulate(x, durations, n_frames)
+        inside = _mask(lengths, n_frames).unsqueeze(2)
+        frames = (repeated + self.embed_place(place.unsqueeze(2))) * inside  # (B, T, C)
+        features = self.join(frames.reshape(len(x), n_frames // together, -1))
+        return features, _mask(-(-lengths // together), n_frames // together)
+
+    def _positions(self, frames: Tensor, n_positions: int) -> Tensor:
+        """(B, n_mels, T) -> (B, n_positions, frames_per_position * n_mels), zeros behind the end."""
+        n_frames = n_positions * self.config.frames_per_position
+        frames = F.pad(frames[:, :, :n_frames], (0, max(0, n_frames - frames.shape[2])))
+        return frames.transpose(1, 2).reshape(len(frames), n_positions, -1)
+
+
+def _mask(lengths: Tensor, count: int) -> Tensor:
+    """(B,) -> (B, count), True within the lengths."""
+    return torch.arange(count, device=lengths.device) < lengths.unsqueeze(1)
