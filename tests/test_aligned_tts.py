@@ -72,7 +72,8 @@ def test_pitch_and_energy_change_the_mel_and_not_the_durations():
     usual = model.generate([TEXT[0]], torch.tensor([0]), torch.tensor([0]))[0]
     for prosody in (Prosody(pitch=3.0), Prosody(energy=6.0)):
         changed = model.generate([TEXT[0]], torch.tensor([0]), torch.tensor([0]), prosody)[0]
-        assert torch.equal(changed.durations, usual.durations) and not torch.allclose(changed.mel, usual.mel)
+        assert torch.equal(changed.durations, usual.durations)
+        assert not torch.allclose(changed.mel, usual.mel)
 
 
 def test_autoregressive_cached_is_teacher_forced():
@@ -109,7 +110,8 @@ def test_padding_changes_no_loss(kind):
     wide, narrow = losses(slice(1, 2), 9, 31), losses(slice(1, 2), 6, 20)
     for name in narrow.keys() - {"flow"}:  # whose noise is drawn for the whole width
         assert torch.allclose(wide[name], narrow[name], atol=1e-5), name
-    assert ("flow" in narrow) == (kind == "flow") and ("stop" in narrow) == (kind == "autoregressive")
+    assert ("flow" in narrow) == (kind == "flow")
+    assert ("stop" in narrow) == (kind == "autoregressive")
 
 
 def test_the_flow_is_exact_for_an_exact_velocity():
@@ -129,7 +131,8 @@ def test_noise_at_time_zero_and_the_target_at_time_one(monkeypatch):
         monkeypatch.setattr(torch, "rand", lambda *_, time=time, **__: torch.tensor([time]))
         output = decoder(torch.zeros(1, 4, 32), mask, target)
     noise = target - output.velocity_target
-    assert torch.allclose(seen[1], target, atol=1e-3) and not torch.allclose(seen[0], target, atol=1.0)
+    assert torch.allclose(seen[1], target, atol=1e-3)
+    assert not torch.allclose(seen[0], target, atol=1.0)
     assert torch.allclose(seen[1] - noise * 1e-4, target, atol=1e-2)
 
 

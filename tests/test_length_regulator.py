@@ -13,7 +13,8 @@ def test_regulate_repeats_every_symbol_for_its_duration():
     for b in range(2):
         expected = torch.cat([x[b, i].repeat(n, 1) for i, n in enumerate(durations[b].tolist())])
         assert torch.equal(repeated[b, : len(expected)], expected)
-        assert not repeated[b, len(expected) :].any() and not place[b, len(expected) :].any()
+        assert not repeated[b, len(expected) :].any()
+        assert not place[b, len(expected) :].any()
     assert torch.allclose(place[0, :6], torch.tensor([1 / 4, 3 / 4, 1 / 6, 3 / 6, 5 / 6, 1 / 2]))
 
 
