@@ -284,8 +284,6 @@ class FlowDecoderConfig(Section):
     kernel_size: Odd = 7
     n_steps: Positive = 4
     """Euler steps of synthesis."""
-    temperature: Annotated[float, Field(ge=0)] = 0.667
-    """Standard deviation of the noise that synthesis starts from."""
 
 
 class AutoregressiveDecoderConfig(Section):

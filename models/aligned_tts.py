@@ -15,6 +15,8 @@ from models.layers.length_regulator import regulate, whole_frames
 from models.layers.mel_decoders import DECODERS, AutoregressiveDecoder, DecoderOutput
 from models.layers.phoneme_encoder import PhonemeEncoder, SymbolPredictor
 
+TEMPERATURE = 0.667  # as in Matcha-TTS
+
 
 @dataclass(frozen=True)
 class Prosody:
@@ -119,11 +121,11 @@ class AlignedTTS(nn.Module):
     @torch.inference_mode()
     def generate(
         self, text: list[Tensor], speaker: Tensor, language: Tensor, prosody: Prosody = Prosody(),
-        generators: list[torch.Generator | None] | None = None,
+        temperature: float = TEMPERATURE, generators: list[torch.Generator | None] | None = None,
     ) -> list[AlignedSpeech]:
         """Mel for every text (a list of id tensors (S,) with begin and end symbol), the same as for each alone.
 
-        `generators`: one a text, for the noise of a flow.
+        `temperature`: standard deviation of the noise that a flow starts from; `generators`: one a text, for it.
         """
         lengths = torch.tensor([len(ids) for ids in text], device=speaker.device)
         padded = nn.utils.rnn.pad_sequence(text, batch_first=True)
@@ -138,21 +140,23 @@ class AlignedTTS(nn.Module):
         # 20 dB are a factor of 10 in the mel's magnitudes
         louder = prosody.energy / 20 * torch.log(torch.tensor(10.0)) / self.energy_std
         energy = (predicted["energy"] + louder) * symbol_mask
-        mels = self._mels(x, durations, pitch, energy, symbol_mask, generators or [None] * len(text))
+        generators = generators or [None] * len(text)
+        mels = self._mels(x, durations, pitch, energy, symbol_mask, temperature, generators)
         return [AlignedSpeech(mel, durations[i, : len(text[i])]) for i, mel in enumerate(mels)]
 
     @torch.inference_mode()
     def spoken_mel(
         self, text: Tensor, text_lengths: Tensor, durations: Tensor, pitch: Tensor, energy: Tensor, speaker: Tensor,
-        language: Tensor, generators: list[torch.Generator | None] | None = None,
+        language: Tensor, temperature: float = TEMPERATURE, generators: list[torch.Generator | None] | None = None,
     ) -> list[Tensor]:
         """The mels (n_mels, frames) that it makes with a recording's durations, pitch and energy, each (B, S)."""
         symbol_mask = _mask(text_lengths, text.shape[1])
         x = self.encoder(text, symbol_mask, speaker, language)
         energy = self.standard_energy(energy) * symbol_mask
-        return self._mels(x, durations, pitch, energy, symbol_mask, generators or [None] * len(text))
+        generators = generators or [None] * len(text)
+        return self._mels(x, durations, pitch, energy, symbol_mask, temperature, generators)
 
-    def _mels(self, x, durations, pitch, energy, symbol_mask, generators) -> list[Tensor]:
+    def _mels(self, x, durations, pitch, energy, symbol_mask, temperature, generators) -> list[Tensor]:
         features, mask = self._features(x, durations, pitch, energy, symbol_mask)
         B, P, _ = features.shape
         out_size = self.config.frames_per_position * self.n_mels
@@ -160,7 +164,7 @@ class AlignedTTS(nn.Module):
         noise = torch.zeros(B, P, out_size, device=x.device)
         lengths = durations.sum(1)
         for i, count in enumerate(mask.sum(1).tolist()):
-            noise[i, :count] = torch.randn(count, out_size, generator=generators[i], device=x.device)
+            noise[i, :count] = temperature * torch.randn(count, out_size, generator=generators[i], device=x.device)
         if isinstance(self.decoder, AutoregressiveDecoder):
             mel, stops = self.decoder.generate_with_stops(features)
             lengths = self._stopped(stops, lengths, durations, symbol_mask)

@@ -116,7 +116,7 @@ def test_padding_changes_no_loss(kind):
 
 def test_the_flow_is_exact_for_an_exact_velocity():
     decoder = build("flow").decoder
-    decoder.n_steps, decoder.temperature = 10, 1.0
+    decoder.n_steps = 10
     target, noise = torch.randn(1, 4, 160), torch.randn(1, 4, 160)
     decoder.velocity = lambda x, time, condition, mask: target - noise
     features = torch.zeros(1, 4, 32)

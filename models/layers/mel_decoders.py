@@ -77,11 +77,10 @@ class FlowDecoder(nn.Module):
 
     def __init__(
         self, in_size: int, out_size: int, *, hidden_size: int, n_layers: int, kernel_size: int, n_steps: int,
-        temperature: float,
     ):
-        """Synthesis takes `n_steps` Euler steps from noise of standard deviation `temperature`."""
+        """Synthesis takes `n_steps` Euler steps."""
         super().__init__()
-        self.width, self.n_steps, self.temperature = hidden_size, n_steps, temperature
+        self.width, self.n_steps = hidden_size, n_steps
         width = hidden_size
         self.coarse = nn.Linear(in_size, out_size)
         self.project_features = nn.Linear(in_size + out_size, width)
@@ -110,7 +109,7 @@ class FlowDecoder(nn.Module):
 
     def generate(self, features: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
         _, condition = self.condition(features)
-        x = noise * self.temperature
+        x = noise
         for step in range(self.n_steps):
             time = torch.full((len(x),), step / self.n_steps, device=x.device)
             x = x + self.velocity(x, time, condition, mask) / self.n_steps
