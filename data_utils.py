@@ -225,9 +225,13 @@ class WaveSegments(Dataset):
 
     def draw(self, draw: Draw) -> dict:
         """{wave (samples,), speaker, name} and with codes {codes (n_codebooks, window), code_length, start}."""
+        return self.segment(draw.index, self.first_frame(draw))
+
+    def first_frame(self, draw: Draw) -> int:
+        """The mel frame of the clip that the drawn segment begins at."""
         random = np.random.default_rng(draw.seed)
         total = int(self.seconds[draw.index] * self.audio.frame_rate)
-        return self.segment(draw.index, int(random.integers(0, max(1, total - self.n_frames + 1))))
+        return int(random.integers(0, max(1, total - self.n_frames + 1)))
 
     def segment(self, index: int, first_frame: int) -> dict:
         """The segment of clip `index` that begins at mel frame `first_frame`."""

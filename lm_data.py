@@ -1,5 +1,5 @@
 """What the language model is trained on: rows of one clip or of several packed ones, voices for some of them, and a
-curriculum from short clips to all."""
+curriculum from short clips to all; segments of waves with what it read of them."""
 
 from bisect import bisect_left, insort
 from collections import defaultdict
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data_utils import BatchStream, CodeSequences, Draw, collate_items
+from data_utils import BatchStream, CodeSequences, Draw, WaveSegments, collate_items
 
 CURRICULUM_PARTS = 10
 
@@ -145,6 +145,25 @@ class RowSequences(Dataset):
         fewest, most = self.voice_frames
         frames = min(int(random.integers(fewest, most + 1)), room, codes.shape[1])
         return codes[:, -frames:] if frames >= fewest else None
+
+
+class SpokenSegments(Dataset):
+    """Random segments of clips, each with the text and the codes of its whole clip."""
+
+    def __init__(self, segments: WaveSegments, sequences: CodeSequences):
+        """Both of the same clips, in the same order."""
+        self.segments, self.sequences = segments, sequences
+
+    def __len__(self) -> int:
+        return len(self.segments)
+
+    def draw(self, draw: Draw) -> dict:
+        return self.segment(draw.index, self.segments.first_frame(draw))
+
+    def segment(self, index: int, first_frame: int) -> dict:
+        """{wave (samples,), text, codes (n_codebooks, frames), speaker, language, start, name}: the segment of clip
+        `index` that begins at mel frame `start` of it."""
+        return self.segments.segment(index, first_frame) | self.sequences[index] | {"start": float(first_frame)}
 
 
 def collate_rows(rows: Sequence[list[dict]]) -> dict:

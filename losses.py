@@ -144,8 +144,8 @@ def reconstruction_losses(
     fake: Tensor, real: Tensor, mel: Tensor, audio: AudioConfig, *, fake_subbands: Tensor | None = None,
     real_subbands: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Everything but the adversarial part, of waves (B, samples) and the real one's log-mel (B, n_mels, T): `mel` and
-    `stft`, and `subband_stft` where there are sub-bands."""
+    """How far waves (B, samples) are from the real ones and their log-mel (B, n_mels, T): `mel` and `stft`, and
+    `subband_stft` where there are sub-bands."""
     losses = {"mel": mel_l1(log_mel(fake, audio), mel), "stft": multi_resolution_stft_loss(fake, real)}
     if fake_subbands is not None:
         losses["subband_stft"] = subband_stft_loss(fake_subbands, real_subbands)

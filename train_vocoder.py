@@ -1,14 +1,16 @@
-"""Trains the vocoder, mel or codes -> wave, with discriminators (config sections "vocoder", "discriminators",
-"train.vocoder").
+"""Trains the vocoder, mel, codes or hidden states -> wave, with discriminators (config sections "vocoder",
+"discriminators", "train.vocoder").
 
     python3 train_vocoder.py -c configs/ipa_tts.json -m my_model
 
 train.vocoder.conditioning "mel": the recordings' own mel; needs no codes. "codes": the mel decoder and the vocoder
 together on the cached codes, so that the vocoder hears what synthesis will give it; the decoder of our own codec
-starts from the trained codec and goes on learning, EnCodec's starts fresh.
+starts from the trained codec and goes on learning, EnCodec's starts fresh. "hidden": a fresh decoder of the trained
+language model's states (section "hidden_decoder") and the vocoder, with "joint" the language model as well; the
+checkpoint holds the language model, too, and speaks alone.
 """
 
-import itertools
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import cli
-from codes_cache import load_codes
-from config import Config, load_config
+from checkpoints import load_weights, network_weights, require_checkpoint
+from codes_cache import load_codes, read_info
+from config import Config, load_config, parse_config
 from data_utils import (
     BatchStream,
     Clip,
+    CodeSequences,
     WaveSegments,
     check_known,
     clips_of_length,
@@ -29,15 +33,27 @@ from data_utils import (
     read_filelist,
     stream_batches,
 )
-from losses import discriminator_loss, generator_losses, reconstruction_losses, weighted_sum
+from lm_data import SpokenSegments
+from losses import (
+    discriminator_loss,
+    generator_losses,
+    mel_l1,
+    reconstruction_losses,
+    token_cross_entropy,
+    weighted_sum,
+)
 from mel_processing import audio_seconds, frames_for, log_mel
 from models import build_wave_generator, codec_data, generate_wave, load_codec
 from models.codec import MelCodec
 from models.discriminators import build_discriminators
-from models.encodec import Encodec
+from models.layers.crop import crop_wave, random_crop
+from models.token_lm import TokenLM
 from models.vocoder import load_published_vocos
 from plotting import mel_figure
+from text import build_frontend
 from training import Run, stage_arguments
+
+log = logging.getLogger(__name__)
 
 VALIDATION_CLIPS = 16
 VALIDATION_SECONDS = 3.0
@@ -48,38 +64,97 @@ def main() -> None:
     train(load_config(arguments.config), arguments)
 
 
-def load_clips(config: Config, part: str, codec: Encodec | MelCodec | None) -> tuple[list[Clip], list | None]:
-    """The clips of `part` (training or validation), and their codes when conditioned on them."""
-    if codec is None:
+def load_clips(config: Config, part: str, fingerprint: str | None):
+    """The clips of `part` (training or validation), and the rows of their cached codes where a codec is heard."""
+    if fingerprint is None:
         filelist = getattr(config.data, f"{part}_filelist")
         return clips_of_length(read_filelist(filelist, needs_text=False), config.data, filelist), None
-    rows = load_codes(f"{config.data.codes}/{part}", codec.fingerprint)
-    clips = [Clip(Path(row["path"]), row["ipa"], row["speaker"], row["language"]) for row in rows]
-    return clips, [np.array(codes, dtype=np.int16) for codes in rows["codes"]]
+    rows = load_codes(f"{config.data.codes}/{part}", fingerprint)
+    return [Clip(Path(row["path"]), row["ipa"], row["speaker"], row["language"]) for row in rows], rows
+
+
+def load_lm(config: Config, model: str) -> dict:
+    """The newest checkpoint of a model's language model.
+
+    ValueError if there is none, if it was trained with other sections than the config's, with another text frontend, or
+    on the codes of another codec than the cached ones.
+    """
+    folder = Path("checkpoints") / model / "llm"
+    checkpoint = require_checkpoint(folder, f"python3 train_llm.py -c CONFIG -m {model}")
+    stored = parse_config(checkpoint["config"], f"the config in {folder}")
+    for section in ("audio", "text", "llm"):
+        if getattr(stored, section) != getattr(config, section):
+            raise ValueError(f"{folder}: was trained with another {section} section than this config's; use the config "
+                             "it was trained with, or train a language model under another model name")
+    build_frontend(stored.text).check_state(checkpoint["text"], str(folder))
+    codes, ours = read_info(f"{config.data.codes}/training"), checkpoint["codec"]["fingerprint"]
+    if codes is not None and codes["fingerprint"] != ours:
+        raise ValueError(f"{folder}: the language model speaks codes of codec {ours}, {config.data.codes} holds those "
+                         f"of codec {codes['fingerprint']}: train it on these, or make the codes of its own codec")
+    return checkpoint
+
+
+def fitting(rows, lm: TokenLM, encode, part: str) -> tuple[list[int], list[int]]:
+    """Which clips leave the language model's positions room to read all of them (the others are counted in the log),
+    and how many positions each takes."""
+    lengths = [lm.state_positions_for(len(encode(row["ipa"])), row["frames"])
+               for row in rows.select_columns(["ipa", "frames"])]
+    room = lm.config.max_positions
+    kept = [i for i, length in enumerate(lengths) if length <= room]
+    if len(kept) < len(rows):
+        log.warning("%s: %d of %d clips are longer than the language model's %d positions, left out",
+                    part, len(rows) - len(kept), len(rows), room)
+    if not kept:
+        raise ValueError(f"{part}: every clip is longer than llm.max_positions {room}, with all of its states")
+    return kept, [lengths[i] for i in kept]
 
 
 def train(config: Config, arguments) -> None:
     stage, audio = config.train.vocoder, config.audio
+    hidden = stage.conditioning == "hidden"
     codec = load_codec(config, arguments.model) if stage.conditioning == "codes" else None
-    clips, codes = load_clips(config, "training", codec)
-    held_out, held_out_codes = load_clips(config, "validation", codec)
-    # the trained decoder of our own codec has its speakers
-    speakers = codec.speakers if isinstance(codec, MelCodec) else sorted({clip.speaker for clip in clips})
+    lm_data = load_lm(config, arguments.model) if hidden else {"codec": codec and codec_data(codec)}
+    fingerprint = lm_data["codec"] and lm_data["codec"]["fingerprint"]
+    clips, rows = load_clips(config, "training", fingerprint)
+    held_out, held_out_rows = load_clips(config, "validation", fingerprint)
+    metadata = {"config": config.model_dump(), "codec": lm_data["codec"]}
+    if hidden:
+        # all that speaking from this checkpoint alone needs
+        metadata |= {key: lm_data[key] for key in ("speakers", "languages", "text", "frames_per_symbol")}
+        metadata["learned_voices"] = lm_data["config"]["train"]["llm"]["voice_probability"] > 0
+    else:
+        # the trained decoder of our own codec has its speakers
+        metadata["speakers"] = codec.speakers if isinstance(codec, MelCodec) else sorted({c.speaker for c in clips})
+    speakers = metadata["speakers"]
     for part, filelist in ((clips, config.data.training_filelist), (held_out, config.data.validation_filelist)):
         check_known((clip.speaker for clip in part), speakers, "speaker", filelist)
-    held_out = held_out[:VALIDATION_CLIPS]
-    if arguments.test_mode:
-        clips, held_out = clips[:8], held_out[:2]
-    metadata = {"config": config.model_dump(), "speakers": speakers, "codec": codec and codec_data(codec)}
-    code_rate = codec.frame_rate if codec else 0.0
-    dataset = WaveSegments(clips, speakers, audio, stage.segment_frames, codes, code_rate)
-    validation_frames = int(VALIDATION_SECONDS * audio.frame_rate)
-    validation_set = WaveSegments(held_out, speakers, audio, validation_frames, held_out_codes, code_rate)
 
     torch.manual_seed(stage.seed)
-    generator = build_wave_generator(config, len(speakers), metadata["codec"])
+    generator = build_wave_generator(config, metadata)
     if isinstance(codec, MelCodec):
         generator.decoder.load_state_dict(codec.decoder.state_dict())
+    if hidden:
+        load_weights(generator.lm, network_weights(lm_data), Path("checkpoints") / arguments.model / "llm")
+        frontend = build_frontend(config.text)
+
+    def segments(clips: list[Clip], rows, part: str, n_clips: int, n_frames: int):
+        """A dataset of segments of the first `n_clips` of a part, these clips, and how long each batch gets."""
+        kept, lengths = range(len(clips)), [1] * len(clips)
+        if hidden:
+            kept, lengths = fitting(rows, generator.lm, frontend.encode, part)
+        kept, lengths = kept[:n_clips], lengths[:n_clips]
+        clips, rows = [clips[i] for i in kept], rows and rows.select(kept)
+        if hidden:
+            waves = WaveSegments(clips, speakers, audio, n_frames)
+            texts = CodeSequences(rows, frontend.encode, speakers, metadata["languages"])
+            return SpokenSegments(waves, texts), clips, lengths
+        codes = rows and [np.array(codes, dtype=np.int16) for codes in rows["codes"]]
+        return WaveSegments(clips, speakers, audio, n_frames, codes, codec.frame_rate if codec else 0.0), clips, lengths
+
+    most = (8, 2) if arguments.test_mode else (len(clips), VALIDATION_CLIPS)
+    dataset, clips, lengths = segments(clips, rows, "training", most[0], stage.segment_frames)
+    validation_frames = int(VALIDATION_SECONDS * audio.frame_rate)
+    validation_set, held_out, _ = segments(held_out, held_out_rows, "validation", most[1], validation_frames)
     if config.vocoder.kind == "vocos" and config.vocoder.pretrained:
         load_published_vocos(generator.vocoder, config.vocoder.pretrained)
     run = Run(
@@ -87,21 +162,27 @@ def train(config: Config, arguments) -> None:
         discriminator=build_discriminators(config.discriminators), metadata=metadata,
     )
     # the weights of losses that this generator does not have
-    absent = {"decoder_mel"} if codec is None else set()
+    absent = {"decoder_mel"} if stage.conditioning == "mel" else set()
     absent |= {"subband_stft"} if config.vocoder.kind == "vocos" else set()
+    absent |= set() if stage.joint else {"llm"}
     weights = {name: weight for name, weight in stage.loss_weights.items() if name not in absent}
     adversarial = {"adversarial", "feature_matching"}
 
     def training_step(run: Run, batch: dict) -> dict[str, Tensor]:
         batch = run.to_device(batch)
-        wave = batch["wave"]
-        mel = log_mel(wave, audio)
-        decoded_mel, output = generate_wave(run.generator, batch, mel)
-        wave = wave[:, : output.wave.shape[1]]
+        mel, crop = log_mel(batch["wave"], audio), None
+        if stage.adversarial_frames and run.step >= stage.adversarial_start:
+            crop = random_crop(mel, frames_for(stage.adversarial_frames * audio.hop_length, audio))
+        decoded_mel, output, *predicted = generate_wave(run.generator, batch, mel, crop)
+        wave = crop_wave(batch["wave"], output.wave.shape[1], audio.hop_length, crop)
         losses = reconstruction_losses(
-            output.wave, wave, mel, audio, fake_subbands=output.subbands,
-            real_subbands=run.unwrapped().vocoder.analysis(wave), decoded_mel=decoded_mel,
+            output.wave, wave, mel if crop is None else log_mel(wave, audio), audio, fake_subbands=output.subbands,
+            real_subbands=run.unwrapped().vocoder.analysis(wave),
         )
+        if decoded_mel is not None:
+            losses["decoder_mel"] = mel_l1(decoded_mel, mel)
+        if predicted:
+            losses["llm"] = token_cross_entropy(*predicted)
         if run.step < stage.adversarial_start:
             run.update("generator", weighted_sum(losses, {n: w for n, w in weights.items() if n not in adversarial}))
             return losses
@@ -114,14 +195,16 @@ def train(config: Config, arguments) -> None:
         return losses | {"discriminator": loss}
 
     def validate(run: Run) -> dict[str, float]:
-        network, errors = run.validation_network(), []
+        network, errors, llm = run.validation_network(), [], []
         for i in range(len(validation_set)):
             batch = run.to_device(collate_items([validation_set.segment(i, 0)]))
             # silence after the end of a short clip would flatter the figure
             samples = min(int(audio_seconds(held_out[i].path) * audio.sample_rate), batch["wave"].shape[1])
             frames = max(1, frames_for(samples, audio) - 2)
             mel = log_mel(batch["wave"], audio)
-            decoded_mel, output = generate_wave(network, batch, mel)
+            decoded_mel, output, *predicted = generate_wave(network, batch, mel)
+            if predicted:
+                llm.append(token_cross_entropy(*predicted))
             made = log_mel(output.wave, audio)
             errors.append(F.l1_loss(made[..., :frames], mel[..., :frames]))
             if i == 0:
@@ -133,10 +216,10 @@ def train(config: Config, arguments) -> None:
                 if run.step == 0:
                     run.log_audio("recording", batch["wave"][0, :samples], audio.sample_rate)
         score = torch.stack(errors).mean()
-        return {"mel_l1": score, "score": score}
+        return {"mel_l1": score, "score": score} | ({"llm": torch.stack(llm).mean()} if llm else {})
 
     stream = BatchStream(
-        list(itertools.repeat(1, len(dataset))), stage.batch_size, stage.seed,
+        lengths, stage.batch_size, stage.seed,
         run.accelerator.process_index, run.accelerator.num_processes,
     )
     batches = stream_batches(dataset, stream, collate_items, config.data.workers)

@@ -3,7 +3,7 @@
 from torch import nn
 
 from config import Config, MelCodecConfig
-from models import CodesToWave, build_token_lm, build_wave_generator, codec_data, require_codes
+from models import MelToWave, build_token_lm, build_wave_generator, codec_data, require_codes
 from models.codec import MelCodec
 from models.discriminators import build_discriminators
 from models.token_lm import TokenLM
@@ -27,19 +27,22 @@ def build_codec(config: Config) -> MelCodec:
     return MelCodec(config.codec, config.audio, n_speakers=1)
 
 
+def chain_sizes(config: Config) -> dict:
+    """What checkpoints say of the sizes of networks: symbols, codec, speakers and languages."""
+    symbols = build_frontend(config.text.model_copy(update={"lexicon": None})).symbols
+    return {"text": {"symbols": symbols}, "codec": codec_sizes(config), "speakers": [""], "languages": [""]}
+
+
 def build_lm(config: Config) -> TokenLM:
     """The language model of `train_llm.py`, without pretrained weights."""
-    symbols = build_frontend(config.text.model_copy(update={"lexicon": None})).symbols
-    return build_token_lm(
-        config, {"text": {"symbols": symbols}, "codec": codec_sizes(config), "speakers": [""], "languages": [""]}
-    )
+    return build_token_lm(config, chain_sizes(config))
 
 
 def build_decoder_and_vocoder(config: Config) -> tuple[nn.Module | None, nn.Module]:
-    """What synthesis makes waves from codes with; no decoder where the config trains none (EnCodec, and a vocoder
-    trained on mel)."""
-    generator = build_wave_generator(config, 1, codec_sizes(config))
-    if isinstance(generator, CodesToWave):
+    """What synthesis makes waves with from codes or hidden states; no decoder where the config trains none (EnCodec,
+    and a vocoder trained on mel)."""
+    generator = build_wave_generator(config, chain_sizes(config))
+    if not isinstance(generator, MelToWave):
         return generator.decoder, generator.vocoder
     return build_codec(config).decoder if isinstance(config.codec, MelCodecConfig) else None, generator.vocoder
 

@@ -13,20 +13,24 @@ import torch
 from torch import Tensor, nn
 
 from benchmarking.machine import peak_memory_gb, precision_of, seconds_of
-from benchmarking.networks import build_codec, build_lm, codec_sizes
+from benchmarking.networks import build_codec, build_lm, chain_sizes, codec_sizes
 from config import CodecStage, Config, VocoderStage
-from data_utils import DEFAULT_SPEAKER, Clip, Draw, WaveSegments, collate_items
+from data_utils import DEFAULT_SPEAKER, Clip, CodeSequences, Draw, WaveSegments, collate_items
+from lm_data import SpokenSegments
 from losses import (
     codec_losses,
     discriminator_loss,
     generator_losses,
+    mel_l1,
     reconstruction_losses,
     token_cross_entropy,
     weighted_sum,
 )
-from mel_processing import log_mel, save_audio
+from mel_processing import frames_for, log_mel, save_audio
 from models import build_wave_generator, generate_wave
 from models.discriminators import build_discriminators
+from models.layers.crop import crop_wave, random_crop
+from models.token_lm import CONDITIONS
 from training import Run, stage_arguments
 
 WARM_UP_STEPS = 2
@@ -90,9 +94,7 @@ def prepare_codec(config: Config, folder: Path) -> Prepared:
 
 def prepare_llm(config: Config, _folder: Path) -> Prepared:
     stage, codec, lm = config.train.llm, codec_sizes(config), build_lm(config)
-    # as train_llm.py leaves out what does not fit
-    room = config.llm.max_positions - lm.positions_for(0, 0)
-    seconds = min(config.data.max_seconds, room / (SYMBOLS_PER_SECOND + codec["frame_rate"]))
+    seconds = seconds_that_fit(config, codec)
     B, L, T = stage.batch_size, int(seconds * SYMBOLS_PER_SECOND), int(seconds * codec["frame_rate"])
     zeros = torch.zeros(B, dtype=torch.long)
     batch = {
@@ -113,18 +115,28 @@ def prepare_llm(config: Config, _folder: Path) -> Prepared:
     return Prepared({"generator": lm}, batch, training_step, T / codec["frame_rate"])
 
 
+def seconds_that_fit(config: Config, codec: dict) -> float:
+    """Of the longest clip that is not left out of training on the language model's codes or states."""
+    room = config.llm.max_positions - CONDITIONS - codec["n_codebooks"]
+    return min(config.data.max_seconds, room / (SYMBOLS_PER_SECOND + codec["frame_rate"]))
+
+
 def prepare_vocoder(config: Config, folder: Path, adversarial: bool) -> Prepared:
     stage, audio = config.train.vocoder, config.audio
-    codec = codec_sizes(config) if stage.conditioning == "codes" else None
+    sizes = {"speakers": [""]} if stage.conditioning == "mel" else chain_sizes(config)
 
     def training_step(run: Run, batch: dict) -> dict[str, Tensor]:
-        mel = log_mel(batch["wave"], audio)
-        decoded_mel, output = generate_wave(run.generator, batch, mel)
-        wave = batch["wave"][:, : output.wave.shape[1]]
+        mel, crop = log_mel(batch["wave"], audio), None
+        if adversarial and stage.adversarial_frames:
+            crop = random_crop(mel, frames_for(stage.adversarial_frames * audio.hop_length, audio))
+        decoded_mel, output, *predicted = generate_wave(run.generator, batch, mel, crop)
+        wave = crop_wave(batch["wave"], output.wave.shape[1], audio.hop_length, crop)
         losses = reconstruction_losses(
-            output.wave, wave, mel, audio, fake_subbands=output.subbands,
-            real_subbands=run.unwrapped().vocoder.analysis(wave), decoded_mel=decoded_mel,
+            output.wave, wave, mel if crop is None else log_mel(wave, audio), audio, fake_subbands=output.subbands,
+            real_subbands=run.unwrapped().vocoder.analysis(wave),
         )
+        losses |= {} if decoded_mel is None else {"decoder_mel": mel_l1(decoded_mel, mel)}
+        losses |= {"llm": token_cross_entropy(*predicted)} if predicted else {}
         weights = stage.loss_weights
         if not adversarial:
             run.update("generator", weighted_sum(losses, {name: weights[name] for name in losses}))
@@ -136,16 +148,19 @@ def prepare_vocoder(config: Config, folder: Path, adversarial: bool) -> Prepared
         return losses
 
     networks = {
-        "generator": build_wave_generator(config, 1, codec),
+        "generator": build_wave_generator(config, sizes),
         "discriminator": build_discriminators(config.discriminators),
     }
-    batch = wave_batch(config, stage, folder, codec)
+    batch = wave_batch(config, stage, folder, sizes.get("codec"))
     return Prepared(networks, batch, training_step, stage.segment_frames / audio.frame_rate)
 
 
 def wave_batch(config: Config, stage: CodecStage | VocoderStage, folder: Path, codec: dict | None = None) -> dict:
-    """A batch of noise through the stage's own dataset; with `codec_sizes`, of random codes too."""
-    seconds, sample_rate, B = config.data.max_seconds, config.audio.sample_rate, stage.batch_size
+    """A batch of noise through the stage's own dataset; with `codec_sizes`, of random codes too, and for hidden states
+    of text."""
+    hidden = codec is not None and config.train.vocoder.conditioning == "hidden"
+    seconds = seconds_that_fit(config, codec) if hidden else config.data.max_seconds
+    sample_rate, B = config.audio.sample_rate, stage.batch_size
     save_audio(folder / "noise.wav", 0.1 * torch.randn(int(seconds * sample_rate)), sample_rate)
     codes, code_frame_rate = None, 0.0
     if codec:
@@ -153,7 +168,15 @@ def wave_batch(config: Config, stage: CodecStage | VocoderStage, folder: Path, c
         shape = codec["n_codebooks"], int(seconds * code_frame_rate)
         codes = [np.random.default_rng(stage.seed).integers(codec["codebook_size"], size=shape)] * B
     clips = [Clip(folder / "noise.wav", "")] * B
-    dataset = WaveSegments(clips, [DEFAULT_SPEAKER], config.audio, stage.segment_frames, codes, code_frame_rate)
+    if hidden:
+        symbols = [1] * int(seconds * SYMBOLS_PER_SECOND)
+        row = {"ipa": "", "codes": codes[0], "speaker": DEFAULT_SPEAKER, "language": "", "path": ""}
+        dataset = SpokenSegments(
+            WaveSegments(clips, [DEFAULT_SPEAKER], config.audio, stage.segment_frames),
+            CodeSequences([row] * B, lambda _: symbols, [DEFAULT_SPEAKER], [""]),
+        )
+    else:
+        dataset = WaveSegments(clips, [DEFAULT_SPEAKER], config.audio, stage.segment_frames, codes, code_frame_rate)
     return collate_items([dataset.draw(Draw(i, seed=i)) for i in range(B)])
 
 

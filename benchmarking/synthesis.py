@@ -30,8 +30,10 @@ def measure_synthesis(config: Config, repeats: int, seconds: int) -> dict:
     if decoder is not None:
         decoder.eval().to(where)
     L, T = seconds * SYMBOLS_PER_SECOND, round(seconds * codec["frame_rate"])
-    if lm.positions_for(L, T) > config.llm.max_positions:
-        raise ValueError(f"--seconds {seconds}: takes {lm.positions_for(L, T)} positions, llm.max_positions is "
+    hidden = config.train.vocoder.conditioning == "hidden"
+    positions = (lm.state_positions_for if hidden else lm.positions_for)(L, T)
+    if positions > config.llm.max_positions:
+        raise ValueError(f"--seconds {seconds}: takes {positions} positions, llm.max_positions is "
                          f"{config.llm.max_positions}; take fewer seconds")
     with torch.no_grad():
         lm.heads[0].weight[lm.end] = 0  # a logit in the middle of all others is not among the top k: nothing ends early
@@ -40,13 +42,15 @@ def measure_synthesis(config: Config, repeats: int, seconds: int) -> dict:
 
     times: dict[str, list[float]] = {part: [] for part in PARTS}
     for frames in [max(2, T // 8), *[T] * repeats]:  # the first warms up
-        codes = run_timed(times["lm"], partial(lm.generate, [text], zero, zero, [frames], Sampling()))[0].codes
+        generate = partial(lm.generate, [text], zero, zero, [frames], Sampling(), with_states=hidden)
+        generated, = run_timed(times["lm"], generate)
+        codes, features = generated.codes, generated.states if hidden else generated.codes
         n_frames = max(2, int(codes.shape[1] / codec["frame_rate"] * config.audio.frame_rate))
         with torch.inference_mode():
             mel = torch.randn(1, config.audio.n_mels, n_frames, device=where)
             if decoder is not None:
-                lengths = zero + codes.shape[1]
-                mel = run_timed(times["decoder"], partial(decoder, codes[None], lengths, zero, zero.float(), n_frames))
+                given = features[None], zero + codes.shape[1], zero, zero.float(), n_frames
+                mel = run_timed(times["decoder"], partial(decoder, *given))
             wave = run_timed(times["vocoder"], partial(vocoder, mel)).wave
 
     lm_steps = steps_for(codes.shape[1], codec["n_codebooks"])

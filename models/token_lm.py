@@ -122,6 +122,10 @@ class TokenLM(nn.Module):
         """(B, S, D) -> (B, K, S, codebook_size + 2): the codes, begin (never right) and end."""
         return torch.stack([head(hidden_states) for head in self.heads], dim=1)
 
+    def targets(self, steps: Tensor) -> Tensor:
+        """delayed codes (B, K, S) -> what the logits are to say, -100 where nothing is to be predicted."""
+        return steps.masked_fill((steps == self.begin) | (steps == self.pad), IGNORED)
+
     def text_logits(self, hidden_states: Tensor) -> Tensor:
         """(B, L, D) -> (B, 1, L, n_symbols): the table of symbols is its own head, as in GPT-2."""
         return F.linear(hidden_states, self.body.get_input_embeddings().weight).unsqueeze(1)
@@ -212,9 +216,7 @@ class TokenLM(nn.Module):
         """
         states = self.states(text, text_lengths, codes, code_lengths, speaker, language, voice=voice,
                              voice_lengths=voice_lengths, row=row, offset=offset)
-        steps = states.steps
-        targets = steps.masked_fill((steps == self.begin) | (steps == self.pad), IGNORED)
-        pairs = [(self.logits, states.codes, targets)]
+        pairs = [(self.logits, states.codes, self.targets(states.steps))]
         if with_text:
             padding = torch.arange(text.shape[1], device=text.device) >= text_lengths.unsqueeze(1)
             pairs.append((self.text_logits, states.text, text.masked_fill(padding, IGNORED).unsqueeze(1)))

@@ -1,4 +1,4 @@
-"""IPA -> language model -> codes -> mel -> wave."""
+"""IPA -> language model -> codes or hidden states -> mel -> wave."""
 
 import logging
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from checkpoints import require_checkpoint, saved_steps
+from checkpoints import newest_checkpoint, require_checkpoint, saved_steps
 from config import MelCodecConfig, parse_config
-from models import Codec, CodesToWave, build_token_lm, build_wave_generator, load_codec, load_network
+from models import Codec, MelToWave, build_token_lm, build_wave_generator, load_codec, load_network
 from models.layers.sampling import Sampling
 from models.token_lm import Generated
 from synthesis.speech import Part, index_of
@@ -40,47 +40,60 @@ class TokenSystem:
     def __init__(self, folder: Path, device: torch.device):
         """ValueError if a stage is not trained yet, or if two stages do not fit each other, saying which."""
         self.folder, self.device, model = folder, device, folder.name
-        lm_data = require_checkpoint(folder / "llm", f"python3 train_llm.py -c CONFIG -m {model}")
+        if not saved_steps(folder / "vocoder"):
+            require_checkpoint(folder / "llm", f"python3 train_llm.py -c CONFIG -m {model}")  # it comes first
         wave_data = require_checkpoint(folder / "vocoder", f"python3 train_vocoder.py -c CONFIG -m {model}")
-        lm_config = parse_config(lm_data["config"], f"the config in {folder / 'llm'}")
         self.config = parse_config(wave_data["config"], f"the config in {folder / 'vocoder'}")
         self.audio = self.config.audio
-
-        self.frontend = build_frontend(lm_config.text)
-        self.frontend.check_state(lm_data["text"], str(folder / "llm"))
-        self.languages, self.speakers = lm_data["languages"], lm_data["speakers"]
-        self.lm = load_network(build_token_lm(lm_config, lm_data), lm_data, folder / "llm").to(device)
-        self.frames_per_symbol = lm_data["frames_per_symbol"]
-        self.learned_voices = lm_config.train.llm.voice_probability > 0
-
-        codec_data = wave_data["codec"]
-        if codec_data is None and not isinstance(self.config.codec, MelCodecConfig):
-            raise ValueError(f"{folder / 'vocoder'}: was trained on mel, and {self.config.codec.kind} has no mel "
-                             'decoder: train it with train.vocoder.conditioning "codes"')
-        generator = build_wave_generator(self.config, len(wave_data["speakers"]), codec_data)
-        generator = load_network(generator, wave_data, folder / "vocoder")
-        if isinstance(generator, CodesToWave):
-            self.decoder, self.decoder_speakers = generator.decoder.to(device), wave_data["speakers"]
-            fingerprint = codec_data["fingerprint"]
+        self.hidden = self.config.train.vocoder.conditioning == "hidden"
+        if self.hidden:
+            lm_folder, lm_data = folder / "vocoder", wave_data
         else:
+            lm_folder = folder / "llm"
+            lm_data = require_checkpoint(lm_folder, f"python3 train_llm.py -c CONFIG -m {model}")
+        lm_config = parse_config(lm_data["config"], f"the config in {lm_folder}")
+        self.frontend = build_frontend(lm_config.text)
+        self.frontend.check_state(lm_data["text"], str(lm_folder))
+        self.languages, self.speakers = lm_data["languages"], lm_data["speakers"]
+        self.frames_per_symbol, self.code_frame_rate = lm_data["frames_per_symbol"], lm_data["codec"]["frame_rate"]
+
+        if wave_data["codec"] is None and not isinstance(self.config.codec, MelCodecConfig):
+            raise ValueError(f"{folder / 'vocoder'}: was trained on mel, and {self.config.codec.kind} has no mel "
+                             'decoder: train it with train.vocoder.conditioning "codes" or "hidden"')
+        generator = build_wave_generator(self.config, wave_data)
+        generator = load_network(generator, wave_data, folder / "vocoder")
+        if isinstance(generator, MelToWave):
             codec = load_codec(self.config, model, folder.parent)
             self.decoder, self.decoder_speakers = codec.decoder.to(device), codec.speakers
-            fingerprint = codec.fingerprint
-        if fingerprint != lm_data["codec"]["fingerprint"]:
+            self.fingerprint = codec.fingerprint
+        else:
+            self.decoder, self.decoder_speakers = generator.decoder.to(device), wave_data["speakers"]
+            self.fingerprint = wave_data["codec"]["fingerprint"]
+        if self.hidden:
+            self.lm, self.learned_voices = generator.lm.to(device), wave_data["learned_voices"]
+        else:
+            self.lm = load_network(build_token_lm(lm_config, lm_data), lm_data, lm_folder).to(device)
+            self.learned_voices = lm_config.train.llm.voice_probability > 0
+        if self.fingerprint != lm_data["codec"]["fingerprint"]:
             raise ValueError(
                 f"{folder}: the language model speaks codes of codec {lm_data['codec']['fingerprint']}, the vocoder "
-                f"stage hears codec {fingerprint}: make the codes again and train both stages on them"
+                f"stage hears codec {self.fingerprint}: make the codes again and train both stages on them"
             )
         if lm_config.audio != self.audio:
             raise ValueError(f"{folder}: llm and vocoder were trained with different audio sections")
-        self.code_frame_rate, self.fingerprint = lm_data["codec"]["frame_rate"], fingerprint
         generator.vocoder.remove_weight_norm()
         self.vocoder = generator.vocoder.to(device)
 
     @staticmethod
     def is_trained(folder: Path) -> bool:
-        """Whether a model's folder has the checkpoints of this system."""
-        return bool(saved_steps(folder / "llm") and saved_steps(folder / "vocoder"))
+        """Whether a model's folder has the checkpoints of this system: those of both stages, or of a vocoder stage that
+        holds the language model, too."""
+        if not saved_steps(folder / "vocoder"):
+            return False
+        if saved_steps(folder / "llm"):
+            return True
+        wave_data, _ = newest_checkpoint(folder / "vocoder")
+        return wave_data["config"]["train"]["vocoder"]["conditioning"] == "hidden"
 
     @cached_property
     def codec(self) -> Codec:
@@ -109,7 +122,8 @@ class TokenSystem:
             return TokenVoice(speaker_id, self._decoder_speaker(speaker or self.speakers[0]))
         prompt = self._prompt(reference, said)
         if speaker is None:
-            speaker = nearest_speaker(reference, self.audio, self._readings(prompt))
+            language_id, _ = self.check(language, speaker)
+            speaker = nearest_speaker(reference, self.audio, self._readings(prompt, language_id))
             log.info("%s: the decoder of %s comes nearest", reference, speaker)
             speaker_id = -1 if self.learned_voices else self.speakers.index(speaker)
         return TokenVoice(speaker_id, self._decoder_speaker(speaker), prompt)
@@ -131,11 +145,12 @@ class TokenSystem:
         self, parts: list[str], language: str, voice: TokenVoice, *, sampling: Sampling,
         generator: torch.Generator | None,
     ) -> list[Part]:
-        """Speaks pieces of IPA: the codes of all of them together, each wave alone."""
+        """Speaks pieces of IPA: what the language model says of all of them together, each wave alone."""
         language_id = index_of(self.languages, language, "language")
         spoken = []
         for ipa, generated in zip(parts, self._generate(parts, language_id, voice, sampling, generator), strict=True):
-            wave = self.wave_from_codes(generated.codes, voice.decoder_speaker)
+            features = generated.states if self.hidden else generated.codes
+            wave = self.wave_from(features, voice.decoder_speaker)
             spoken.append(Part(ipa, wave, len(wave) / self.audio.sample_rate, generated.finish_reason))
         return spoken
 
@@ -144,19 +159,20 @@ class TokenSystem:
         return int(n_symbols * self.frames_per_symbol * BOUND_MARGIN + BOUND_FRAMES_SECONDS * self.code_frame_rate)
 
     @torch.inference_mode()
-    def mel_from_codes(self, codes: Tensor, speaker: int) -> Tensor:
-        """codes (n_codebooks, frames), a speaker of the decoder -> (1, n_mels, frames in time)."""
-        frames = codes.shape[1]
+    def mel_from(self, features: Tensor, speaker: int) -> Tensor:
+        """What the decoder takes, codes (n_codebooks, frames) or states (state_size, frames), and one of its speakers
+        -> (1, n_mels, frames in time)."""
+        frames = features.shape[1]
         mel_frames = max(2, round(frames / self.code_frame_rate * self.audio.frame_rate))  # 1 would give no samples
         return self.decoder(
-            codes[None], torch.tensor([frames], device=self.device), torch.tensor([speaker], device=self.device),
+            features[None], torch.tensor([frames], device=self.device), torch.tensor([speaker], device=self.device),
             torch.zeros(1, device=self.device), mel_frames,
         )
 
     @torch.inference_mode()
-    def wave_from_codes(self, codes: Tensor, speaker: int) -> Tensor:
-        """codes (n_codebooks, frames), a speaker of the decoder -> (samples,) on the CPU."""
-        return self.vocoder(self.mel_from_codes(codes, speaker)).wave[0].cpu()
+    def wave_from(self, features: Tensor, speaker: int) -> Tensor:
+        """The same -> (samples,) on the CPU."""
+        return self.vocoder(self.mel_from(features, speaker)).wave[0].cpu()
 
     def _decoder_speaker(self, speaker: str) -> int:
         return index_of(self.decoder_speakers, speaker, "speaker")
@@ -174,10 +190,18 @@ class TokenSystem:
                              f"{max(0, most):.1f} s of it, and the text of that part")
         return prompt
 
-    def _readings(self, prompt: VoicePrompt) -> Iterator[tuple[str, Tensor]]:
+    @torch.inference_mode()
+    def _readings(self, prompt: VoicePrompt, language: int) -> Iterator[tuple[str, Tensor]]:
         """Every speaker and the mel (n_mels, frames) that the codes of a recording have in that one's voice."""
-        for name in self.speakers:
-            yield name, self.mel_from_codes(prompt.codes, self._decoder_speaker(name))[0]
+        def ids(*values: int) -> Tensor:
+            return torch.tensor(values, dtype=torch.long, device=self.device)
+
+        text, features = ids(*self._encode("", prompt)), prompt.codes
+        for speaker, name in enumerate(self.speakers):
+            if self.hidden:
+                given = text[None], ids(len(text)), prompt.codes[None], ids(prompt.codes.shape[1])
+                features = self.lm.frame_states(*given, ids(speaker), ids(language))[0]
+            yield name, self.mel_from(features, self._decoder_speaker(name))[0]
 
     def _generate(
         self, parts: list[str], language: int, voice: TokenVoice, sampling: Sampling, generator: torch.Generator | None
@@ -188,7 +212,8 @@ class TokenSystem:
         return self.lm.generate(
             ids, torch.full((len(ids),), voice.speaker, device=self.device),
             torch.full((len(ids),), language, device=self.device),
-            [self.bound(len(self.frontend.encode(ipa))) for ipa in parts], sampling, generator, **recordings,
+            [self.bound(len(self.frontend.encode(ipa))) for ipa in parts], sampling, generator,
+            with_states=self.hidden, **recordings,
         )
 
     def _encode(self, ipa: str, prompt: VoicePrompt | None) -> list[int]:
@@ -199,6 +224,7 @@ class TokenSystem:
     def _positions(self, ipa: str, frames: int, prompt: VoicePrompt | None) -> int:
         """What so many frames of a text take of the model's positions, together with the prompt."""
         given, n_symbols = prompt.codes.shape[1] if prompt else 0, len(self._encode(ipa, prompt))
+        positions_for = self.lm.state_positions_for if self.hidden else self.lm.positions_for
         if prompt and prompt.ipa:
-            return self.lm.positions_for(n_symbols, frames + given)
-        return self.lm.positions_for(n_symbols, frames) + self.lm.voice_positions_for(given)
+            return positions_for(n_symbols, frames + given)
+        return positions_for(n_symbols, frames) + self.lm.voice_positions_for(given)

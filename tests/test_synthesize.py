@@ -101,7 +101,7 @@ def test_long_text_is_split_until_it_fits_the_positions(chain):
 def test_every_code_frame_becomes_its_samples(chain):
     system = load_synthesizer("tiny").system
     for frames in (1, 2, 7, 99, 100, 333):
-        wave = system.wave_from_codes(torch.zeros(2, frames, dtype=torch.long), 1)
+        wave = system.wave_from(torch.zeros(2, frames, dtype=torch.long), 1)
         assert len(wave) == frames * 4 * 256
         assert torch.isfinite(wave).all()
 
