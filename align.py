@@ -4,37 +4,44 @@
     python3 align.py -c configs/voice.json -m my_model -i other_ipa.txt -o alignments     # with the trained aligner
 
 Config sections: "aligner", "train.aligner"; filelists: data.training_filelist, data.validation_filelist. In
-data.durations are then, for `training` and `validation` each, the durations (`durations_cache`), and `TextGrid/`,
-`words.json` and `scores.csv`, worst fit of text and recording first. An aligner that is at
-its max_steps is not trained further.
+data.durations are then, for `training` and `validation` each, the durations (`durations_cache`) and a folder
+`<part>_reports` with `TextGrid/`, `words.json` and `scores.csv`, worst fit of text and recording first. An aligner that
+is at its max_steps is not trained further. With data.alignments a folder of TextGrids of the Montreal Forced Aligner
+(`TextGrid/` beside LJSpeech's `wavs/`), nothing is trained and the durations are theirs.
 """
 
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import datasets
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 import cli
+from alignments.clips import UNKNOWN_SPEAKER, AlignedClips, batches_by_length
+from alignments.imported import durations_from_textgrid, find_textgrid
+from alignments.report import write_reports
 from checkpoints import require_checkpoint, saved_steps
 from config import Config, load_config, parse_config
-from data_utils import BatchStream, Clip, Draw, clips_of_length, collate_items, read_filelist, stream_batches
+from data_utils import BatchStream, Clip, clips_of_length, collate_items, read_filelist, stream_batches
 from durations_cache import durations_fingerprint, write_durations
-from mel_processing import audio_seconds, frames_for, load_audio, log_mel
+from mel_processing import frames_for, load_audio
 from models import load_network
-from models.aligner import UNKNOWN_SPEAKER, Aligner
+from models.aligner import Aligner
 from models.layers.alignment import beta_binomial_prior, forward_sum_loss
 from text import Frontend, build_frontend
-from text.phonemes import AlignmentUnit, alignment_units
+from text.phonemes import alignment_units
 from training import Run, stage_arguments
 
 log = logging.getLogger(__name__)
 
 VALIDATION_CLIPS = 64
+QUIETER = 1.0  # nepers (8.7 dB) under the clip's mean log-mel, where silence may begin
+LOUD_SILENCE = 10.0  # nats against it elsewhere
 
 
 def main() -> None:
@@ -48,73 +55,32 @@ def main() -> None:
     if config.text.frontend != "ipa":
         raise ValueError(f"{arguments.config}: text.frontend is {config.text.frontend}; only IPA has phones to align")
     datasets.disable_progress_bars()
-    folder = Path("checkpoints") / arguments.model / "aligner"
-    if not arguments.input:
-        finished = max(saved_steps(folder), default=0) >= config.train.aligner.max_steps
-        if not finished or arguments.resume != "auto":
-            train(config, arguments)
-    aligner, checkpoint = load_aligner(arguments.model, config)
-    if arguments.input:
-        write_alignments(aligner, checkpoint, config, arguments.input, Path(arguments.output))
+    if config.data.alignments != "own":
+        if arguments.input:
+            raise ValueError("-i is for our own aligner, and data.alignments is a folder of TextGrids")
+        align_filelists(config, lambda clips, _frontend: imported_alignments(config, clips), config.data.alignments)
         return
+    folder = Path("checkpoints") / arguments.model / "aligner"
+    finished = max(saved_steps(folder), default=0) >= config.train.aligner.max_steps and arguments.resume == "auto"
+    if not arguments.input and not finished and not train(config, arguments):
+        return
+    aligner, checkpoint = load_aligner(arguments.model, config)
+    aligned, source = partial(own_alignments, aligner, checkpoint, config), f"own, step {checkpoint['step']}"
+    if arguments.input:
+        write_alignments(arguments.input, Path(arguments.output), config, aligned, source)
+    else:
+        align_filelists(config, aligned, source)
+
+
+def align_filelists(config: Config, aligned: Callable, source: str) -> None:
+    """`write_alignments` of both filelists of the config."""
     filelists = {"training": config.data.training_filelist, "validation": config.data.validation_filelist}
     for name, filelist in filelists.items():
-        write_alignments(aligner, checkpoint, config, filelist, Path(config.data.durations) / name)
+        write_alignments(filelist, Path(config.data.durations) / name, config, aligned, source)
 
 
-class AlignedClips(Dataset):
-    """Whole clips as log-mel and the ids of their units; `reasons` against the clips that cannot be aligned."""
-
-    def __init__(self, clips: list[Clip], frontend: Frontend, speakers: list[str], config: Config):
-        self.audio = config.audio
-        ids = {symbol: i for i, symbol in enumerate(frontend.symbols)}
-        known = {name: UNKNOWN_SPEAKER + 1 + i for i, name in enumerate(speakers)}
-        self.clips: list[Clip] = []
-        self.units: list[list[AlignmentUnit]] = []
-        self.seconds: list[float] = []
-        self.reasons: list[str] = []
-        self._ids, self._speakers = [], []
-        for clip in clips:
-            units, seconds = alignment_units(clip.text), audio_seconds(clip.path)
-            frames = frames_for(int(seconds * config.audio.sample_rate), config.audio)
-            needed = sum(not unit.optional for unit in units)
-            if not 1 <= needed < frames:
-                self.reasons.append(f"{clip.path}: {needed} phones in {frames} mel frames")
-                continue
-            self.clips.append(clip)
-            self.units.append(units)
-            self.seconds.append(seconds)
-            self._ids.append(torch.tensor([ids.get(unit.symbol, frontend.unk_id) for unit in units]))
-            self._speakers.append(known.get(clip.speaker, UNKNOWN_SPEAKER))
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def draw(self, draw: Draw) -> dict:
-        return self[draw.index]
-
-    def row(self, index: int, of_units: list[int], score: float) -> dict:
-        """What `durations_cache` keeps of a clip whose units have so many frames."""
-        clip, units = self.clips[index], self.units[index]
-        durations = [0] * (units[-1].place + 1)
-        for unit, frames in zip(units, of_units, strict=False):
-            durations[unit.place] = frames
-        return {
-            "path": str(clip.path), "speaker": clip.speaker, "language": clip.language, "ipa": clip.text,
-            "durations": durations, "frames": sum(durations), "seconds": self.seconds[index], "score": score,
-        }
-
-    def __getitem__(self, index: int) -> dict:
-        """{mel (n_mels, T), units (L,), optional (L,), speaker, name}"""
-        wave = load_audio(self.clips[index].path, self.audio.sample_rate)
-        return {
-            "mel": log_mel(wave.unsqueeze(0), self.audio)[0], "units": self._ids[index],
-            "optional": torch.tensor([unit.optional for unit in self.units[index]]),
-            "speaker": self._speakers[index], "name": str(self.clips[index].path),
-        }
-
-
-def train(config: Config, arguments) -> None:
+def train(config: Config, arguments) -> bool:
+    """Trains the aligner; False if it was stopped before its last step."""
     stage, frontend = config.train.aligner, build_frontend(config.text)
     clips, held_out = (
         clips_of_length(read_filelist(path), config.data, path)
@@ -123,8 +89,8 @@ def train(config: Config, arguments) -> None:
     speakers = sorted({clip.speaker for clip in clips})
     if arguments.test_mode:
         clips, held_out = clips[:8], held_out[:2]
-    dataset = AlignedClips(clips, frontend, speakers, config)
-    validation = AlignedClips(held_out[:VALIDATION_CLIPS], frontend, speakers, config)
+    dataset = AlignedClips(clips, frontend, speakers, config.audio)
+    validation = AlignedClips(held_out[:VALIDATION_CLIPS], frontend, speakers, config.audio)
     for reason in [*dataset.reasons, *validation.reasons]:
         log.warning("left out: %s", reason)
     if not len(dataset) or not len(validation):
@@ -145,14 +111,14 @@ def train(config: Config, arguments) -> None:
         log_p = run.generator(batch["mel"], batch["mel_lengths"], speaker)
         emissions = run.unwrapped().emissions(log_p, batch["units"])
         if run.step < stage.diagonal_steps:
-            emissions = emissions + diagonal_prior(batch).to(run.device)
+            emissions = emissions + flat_start(batch).to(run.device)
         loss = nats_a_frame(emissions, batch).mean()
         run.update("generator", loss)
         return {"forward_sum": loss}
 
     def validate(run: Run) -> dict[str, float]:
         losses, scores, network = [], [], run.validation_network()
-        for _, batch in batches_by_length(validation, stage.batch_size):
+        for _, batch in batches_by_length(validation, stage.batch_size, 0, []):
             batch = run.to_device(batch)
             log_p = network(batch["mel"], batch["mel_lengths"], batch["speaker"])
             losses += nats_a_frame(network.emissions(log_p, batch["units"]), batch).tolist()
@@ -166,6 +132,7 @@ def train(config: Config, arguments) -> None:
     batches = stream_batches(dataset, stream, collate_items, config.data.workers)
     longest_batch = collate_items([dataset.draw(draw) for draw in stream.longest()])
     run.fit(batches, stream.batches_per_epoch, longest_batch, training_step, validate)
+    return run.step == run.max_steps
 
 
 def alignment_inputs(batch: dict) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -179,21 +146,18 @@ def nats_a_frame(emissions: Tensor, batch: dict) -> Tensor:
     return forward_sum_loss(emissions, frames, lengths, optional) / frames
 
 
-def diagonal_prior(batch: dict) -> Tensor:
-    """The beta-binomial prior of every clip of a batch (B, T, L), 0 behind its frames and units."""
-    frames, units = batch["mel_lengths"], batch["units"]
-    prior = torch.zeros(len(units), batch["mel"].shape[2], units.shape[1])
+def flat_start(batch: dict) -> Tensor:
+    """What the first alignments go by (B, T, L): the beta-binomial prior about the diagonal, and that silence is where
+    a clip is quiet. Without it one symbol, silence before all, takes all frames between the ends of a clip."""
+    mel, frames, units = batch["mel"].cpu(), batch["mel_lengths"].cpu(), batch["units"]
+    prior = torch.zeros(len(units), mel.shape[2], units.shape[1])
     for row, T, L in zip(prior, frames.tolist(), batch["units_lengths"].tolist(), strict=True):
         row[:T, :L] = beta_binomial_prior(T, L)
-    return prior
-
-
-def batches_by_length(dataset: AlignedClips, batch_size: int, workers: int = 0) -> Iterator[tuple[list[int], dict]]:
-    """(indices, batch) of all clips, longest first, so that padding is little."""
-    order = sorted(range(len(dataset)), key=lambda index: -dataset.seconds[index])
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    loader = DataLoader(dataset, batch_sampler=batches, collate_fn=collate_items, num_workers=workers)
-    yield from zip(batches, loader, strict=True)
+    inside = torch.arange(mel.shape[2]) < frames.unsqueeze(1)
+    loudness = mel.mean(1)
+    mean = (loudness * inside).sum(1, keepdim=True) / frames.unsqueeze(1)
+    loud = loudness > mean - QUIETER  # (B, T)
+    return prior - LOUD_SILENCE * loud.unsqueeze(2) * batch["optional"].cpu().unsqueeze(1)
 
 
 def load_aligner(model: str, config: Config) -> tuple[Aligner, dict]:
@@ -208,17 +172,23 @@ def load_aligner(model: str, config: Config) -> tuple[Aligner, dict]:
     return load_network(aligner, checkpoint, folder), checkpoint
 
 
-def write_alignments(aligner: Aligner, checkpoint: dict, config: Config, filelist: str, folder: Path) -> None:
-    """Aligns the clips of a filelist and writes durations, TextGrids, word times and scores into `folder`."""
-    frontend = build_frontend(config.text)
-    frontend.check_state(checkpoint["text"], "the aligner")
-    clips = clips_of_length(read_filelist(filelist), config.data, filelist)
-    dataset = AlignedClips(clips, frontend, checkpoint["speakers"], config)
-    reasons, rows = list(dataset.reasons), {}
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+def own_alignments(
+    aligner: Aligner, checkpoint: dict, config: Config, clips: list[Clip], frontend: Frontend,
+) -> tuple[list[dict], list[str]]:
+    """Rows as of `durations_cache` from the trained aligner, and why other clips are left out."""
+    known = set(checkpoint["letters"])
+    strange = {clip: {u.symbol for u in alignment_units(clip.text)} - known for clip in clips}
+    skipped = [f"{clip.path}: the aligner was trained without the sounds {' '.join(sorted(letters))}"
+               for clip, letters in strange.items() if letters]
+    clips = [clip for clip in clips if not strange[clip]]
+    dataset = AlignedClips(clips, frontend, checkpoint["speakers"], config.audio)
+    skipped += dataset.reasons
+    device, rows = "cuda" if torch.cuda.is_available() else "cpu", {}
     aligner = aligner.to(device)
-    with tqdm(total=len(dataset), unit="clip", desc=folder.name) as progress:
-        for indices, batch in batches_by_length(dataset, config.train.aligner.batch_size, config.data.workers):
+    with tqdm(total=len(dataset), unit="clip", desc="aligning") as progress:
+        for indices, batch in batches_by_length(
+            dataset, config.train.aligner.batch_size, config.data.workers, skipped
+        ):
             batch = {key: value.to(device) if torch.is_tensor(value) else value for key, value in batch.items()}
             with torch.no_grad():
                 log_p = aligner(batch["mel"], batch["mel_lengths"], batch["speaker"])
@@ -226,15 +196,39 @@ def write_alignments(aligner: Aligner, checkpoint: dict, config: Config, filelis
             for index, of_units, score in zip(indices, durations.tolist(), scores.tolist(), strict=True):
                 rows[index] = dataset.row(index, of_units, score)
             progress.update(len(indices))
-    rows = [rows[index] for index in sorted(rows)]
-    for reason in reasons:
+    return [rows[index] for index in sorted(rows)], skipped
+
+
+def imported_alignments(config: Config, clips: list[Clip]) -> tuple[list[dict], list[str]]:
+    """Rows as of `durations_cache` from the TextGrids in data.alignments, and why other clips are left out."""
+    rows, skipped, audio = [], [], config.audio
+    for clip in tqdm(clips, unit="TextGrid"):
+        try:
+            wave = load_audio(clip.path, audio.sample_rate)
+            frames, seconds = frames_for(len(wave), audio), len(wave) / audio.sample_rate
+            path = find_textgrid(config.data.alignments, clip.path, clip.speaker)
+            durations = durations_from_textgrid(path, clip.text, frames, seconds, audio)
+        except ValueError as error:
+            skipped.append(str(error))
+            continue
+        rows.append({
+            "path": str(clip.path), "speaker": clip.speaker, "language": clip.language, "ipa": clip.text,
+            "durations": durations, "frames": frames, "seconds": seconds, "score": math.nan,
+        })
+    return rows, skipped
+
+
+def write_alignments(filelist: str, folder: Path, config: Config, aligned: Callable, source: str) -> None:
+    """Writes what `aligned(clips, frontend)` gives: durations into `folder`, the reports into `<folder>_reports`."""
+    frontend = build_frontend(config.text)
+    rows, skipped = aligned(clips_of_length(read_filelist(filelist), config.data, filelist), frontend)
+    for reason in skipped:
         log.warning("left out: %s", reason)
     fingerprint = durations_fingerprint(config.audio.model_dump(), frontend.state())
-    write_durations(folder, rows, {
-        "fingerprint": fingerprint, "filelist": str(filelist), "alignments": "own", "step": checkpoint["step"],
-        "skipped": reasons,
-    })
-    log.info("%s: %d clips aligned, %d left out", folder, len(rows), len(reasons))
+    info = {"fingerprint": fingerprint, "filelist": str(filelist), "alignments": source, "skipped": skipped}
+    write_durations(folder, rows, info)
+    log.info("%s: %d clips aligned, %d left out", folder, len(rows), len(skipped))
+    write_reports(folder.with_name(folder.name + "_reports"), rows, config.audio)
 
 
 if __name__ == "__main__":

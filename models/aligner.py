@@ -14,8 +14,7 @@ from models.layers.alignment import monotonic_path
 from models.layers.convnext import ConvNeXtBlock
 from models.layers.mel_scale import standardise
 
-UNKNOWN_SPEAKER = 0
-MOMENTUM = 0.99
+MOMENTUM = 0.9
 
 
 class Aligner(nn.Module):
