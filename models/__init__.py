@@ -19,7 +19,7 @@ from models.vocoder import VocoderOutput, build_vocoder
 
 __all__ = [
     "Codec", "CodesToWave", "HiddenToWave", "MelToWave", "build_aligned_tts", "build_token_lm", "build_wave_generator",
-    "codec_data", "generate_wave", "load_codec", "load_network", "require_codes",
+    "codec_data", "generate_wave", "load_codec", "load_network", "load_vocoder", "require_codes",
 ]
 
 
@@ -204,6 +204,16 @@ def codec_data(codec: Encodec | MelCodec) -> dict:
         "fingerprint": codec.fingerprint, "n_codebooks": codec.n_codebooks, "codebook_size": codec.codebook_size,
         "frame_rate": codec.frame_rate,
     }
+
+
+def load_vocoder(config: Config, checkpoint: dict, source: str | Path) -> nn.Module:
+    """The vocoder alone of a checkpoint of the vocoder stage, whatever it was conditioned on, ready to speak."""
+    vocoder, prefix = build_vocoder(config.vocoder, config.audio), "vocoder."
+    weights = {name.removeprefix(prefix): value for name, value in network_weights(checkpoint).items()
+               if name.startswith(prefix)}
+    load_weights(vocoder, weights, source)
+    vocoder.remove_weight_norm()
+    return vocoder.eval().requires_grad_(False)
 
 
 def load_network(network: nn.Module, checkpoint: dict, source: str | Path) -> nn.Module:

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import torch
 
+from synthesis.aligned_system import AlignedSystem
 from synthesis.speech import Part, Speech, System
 from synthesis.token_system import TokenSystem
 
 __all__ = ["Part", "Speech", "System", "is_trained", "load_system"]
 
-SYSTEMS: list[type] = [TokenSystem]
+SYSTEMS: list[type] = [AlignedSystem, TokenSystem]
 """Each has `is_trained(folder)`; the first one that is trained speaks, the last one says what is missing."""
 
 

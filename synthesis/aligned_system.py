@@ -1,0 +1,120 @@
+"""IPA -> aligned-duration model -> mel -> wave: every symbol has its frames, so that every word has its time."""
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from checkpoints import require_checkpoint, saved_steps
+from config import parse_config
+from models import build_aligned_tts, load_network, load_vocoder
+from models.aligned_tts import Prosody
+from models.layers.sampling import Sampling
+from synthesis.speech import Part, index_of
+from text import build_frontend
+from text.symbols import MARKS
+
+log = logging.getLogger(__name__)
+
+MAX_SYMBOLS = 300  # of a piece: longer sentences than people read were not trained on
+
+
+@dataclass(frozen=True)
+class AlignedVoice:
+    """A speaker and how it is to speak."""
+
+    speaker: int
+    prosody: Prosody
+
+
+class AlignedSystem:
+    """The aligned-duration model and the vocoder."""
+
+    def __init__(self, folder: Path, device: torch.device):
+        """ValueError if a stage is not trained yet, or if the two do not fit each other."""
+        self.folder, self.device, model = folder, device, folder.name
+        data = require_checkpoint(folder / "aligned", f"python3 train_aligned.py -c CONFIG -m {model}")
+        wave_data = require_checkpoint(folder / "vocoder", f"python3 train_vocoder.py -c CONFIG -m {model}")
+        config = parse_config(data["config"], f"the config in {folder / 'aligned'}")
+        wave_config = parse_config(wave_data["config"], f"the config in {folder / 'vocoder'}")
+        if config.audio != wave_config.audio:
+            raise ValueError(f"{folder}: aligned and vocoder were trained with different audio sections")
+        self.audio = config.audio
+        self.frontend = build_frontend(config.text)
+        self.frontend.check_state(data["text"], str(folder / "aligned"))
+        self.languages, self.speakers = data["languages"], data["speakers"]
+        self.model = load_network(build_aligned_tts(config, data), data, folder / "aligned").to(device)
+        self.vocoder = load_vocoder(wave_config, wave_data, folder / "vocoder").to(device)
+
+    @staticmethod
+    def is_trained(folder: Path) -> bool:
+        """Whether a model's folder has the checkpoints of this system."""
+        return bool(saved_steps(folder / "aligned") and saved_steps(folder / "vocoder"))
+
+    def check(self, language: str, speaker: str | None) -> tuple[int, int]:
+        """Ids of a language and a speaker (the first if None); ValueError for one that the model has not learned."""
+        speaker = speaker or self.speakers[0]
+        return index_of(self.languages, language, "language"), index_of(self.speakers, speaker, "speaker")
+
+    def voice(
+        self, speaker: str | None, language: str, reference: str | Path | None = None, said: str = ""
+    ) -> AlignedVoice:
+        """A speaker's voice (the first one's if None); ValueError for a reference, which it cannot follow."""
+        if reference is not None:
+            raise ValueError(f"{self.folder}: an aligned-duration model has the voices it was trained on; name one of "
+                             f"{', '.join(self.speakers)} instead of a reference")
+        return AlignedVoice(self.check(language, speaker)[1], Prosody())
+
+    def with_prosody(self, voice: AlignedVoice, prosody: Prosody) -> AlignedVoice:
+        """The voice, speaking in another way."""
+        return replace(voice, prosody=prosody)
+
+    def pieces(self, ipa: str, voice: AlignedVoice) -> list[str]:
+        """The IPA in pieces of at most MAX_SYMBOLS, cut at punctuation if possible, else at spaces."""
+        if len(self.frontend.encode(ipa)) <= MAX_SYMBOLS:
+            return [ipa]
+        words = ipa.split(" ")
+        if len(words) == 1:
+            raise ValueError(f"a word of {len(ipa)} symbols is too long to speak: {ipa[:40]}...")
+        after_mark = [i for i, word in enumerate(words[:-1], 1) if word and word[-1] in MARKS]
+        cut = min(after_mark or range(1, len(words)), key=lambda i: abs(i - len(words) / 2))
+        return self.pieces(" ".join(words[:cut]), voice) + self.pieces(" ".join(words[cut:]), voice)
+
+    @torch.inference_mode()
+    def speak_parts(
+        self, parts: list[str], language: str, voice: AlignedVoice, *, sampling: Sampling,
+        generator: torch.Generator | None,
+    ) -> list[Part]:
+        """Speaks pieces of IPA: the mels of all of them together, each wave alone. Nothing is random but a flow's
+        noise, whose standard deviation is the sampling's temperature."""
+        symbols = [self.frontend.encode(ipa) for ipa in parts]
+        begin, end = self.frontend.bos_id, self.frontend.eos_id
+        ids = [torch.tensor([begin, *some, end], device=self.device) for some in symbols]
+        speaker = torch.full((len(ids),), voice.speaker, device=self.device)
+        language_ids = torch.full_like(speaker, index_of(self.languages, language, "language"))
+        spoken = self.model.generate(
+            ids, speaker, language_ids, voice.prosody, sampling.temperature, [generator] * len(ids))
+        hop, made = self.audio.hop_length / self.audio.sample_rate, []
+        for ipa, some, speech in zip(parts, symbols, spoken, strict=True):
+            wave = self.vocoder(speech.mel.unsqueeze(0)).wave[0].cpu()
+            words = word_times(self.frontend.decode(some), speech.durations.tolist(), hop)
+            made.append(Part(ipa, wave, len(wave) / self.audio.sample_rate, "stop", words))
+        return made
+
+
+def word_times(symbols: str, durations: list[int], hop: float) -> list[tuple[str, float, float]]:
+    """(word, first second, last second) of every word of `symbols`, which `durations` (frames, with one more at each
+    end, for the silences) are of; `hop` is the seconds of a frame. Marks at the end of a word are not part of it."""
+    words, start, time = [], 0.0, durations[0] * hop
+    word = ""
+    for symbol, frames in zip(f"{symbols} ", [*durations[1:-1], 0], strict=True):
+        if symbol == " " or symbol in MARKS:
+            if word:
+                words.append((word, start, time))
+            word = ""
+        else:
+            start = start if word else time
+            word += symbol
+        time += frames * hop
+    return words
