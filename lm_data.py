@@ -1,9 +1,10 @@
 """What the language model is trained on: rows of one clip or of several packed ones, voices for some of them, and a
 curriculum from short clips to all; segments of waves with what it read of them."""
 
+import logging
 from bisect import bisect_left, insort
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,7 +12,29 @@ from torch.utils.data import Dataset
 
 from data_utils import BatchStream, CodeSequences, Draw, WaveSegments, collate_items
 
+log = logging.getLogger(__name__)
+
 CURRICULUM_PARTS = 10
+
+
+def fitting(
+    rows, encode: Callable[[str], list[int]], positions_for: Callable[[int, int], int], max_positions: int, name: str
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Which rows of cached codes fit the model's positions (the others are counted in the log), and the symbols and
+    frames of these. `positions_for`: what so many symbols and frames take. ValueError if none fits."""
+    sizes = []
+    for row in rows.select_columns(["path", "ipa", "frames"]):
+        try:
+            sizes.append((len(encode(row["ipa"])), row["frames"]))
+        except ValueError as error:
+            raise ValueError(f"{row['path']}: {error}; is its text IPA? (see preprocess_ipa.py)") from error
+    kept = [i for i, size in enumerate(sizes) if positions_for(*size) <= max_positions]
+    if len(kept) < len(rows):
+        log.warning("%s: %d of %d clips are longer than the model's %d positions, left out",
+                    name, len(rows) - len(kept), len(rows), max_positions)
+    if not kept:
+        raise ValueError(f"{name}: every clip is longer than llm.max_positions {max_positions}")
+    return kept, [sizes[i] for i in kept]
 
 
 def pack_rows(lengths: Sequence[int], capacity: int, seed: int) -> list[list[int]]:

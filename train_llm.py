@@ -8,7 +8,6 @@ start.
 
 import logging
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -17,10 +16,9 @@ import cli
 from codes_cache import load_codes
 from config import Config, LLMStage, load_config
 from data_utils import CodeSequences, check_known, collate_items, stream_batches
-from lm_data import RowSequences, RowStream, collate_rows, collate_single
+from lm_data import RowSequences, RowStream, collate_rows, collate_single, fitting
 from losses import token_cross_entropy, weighted_sum
 from models import build_token_lm, codec_data, load_codec
-from models.token_lm import TokenLM
 from text import build_frontend
 from training import Run, stage_arguments
 
@@ -50,25 +48,6 @@ def loss_weights_at(stage: LLMStage, step: int) -> dict[str, float]:
     return {name: weight for name, weight in weights.items() if weight or name != "text"}
 
 
-def fitting(rows, lm: TokenLM, encode: Callable[[str], list[int]], name: str):
-    """The rows whose text and codes fit the model's positions (the others are counted in the log), how many
-    positions each takes, and the frames per text symbol that 99.5 % of them stay under."""
-    sizes = []
-    for row in rows.select_columns(["path", "ipa", "frames"]):
-        try:
-            sizes.append((len(encode(row["ipa"])), row["frames"]))
-        except ValueError as error:
-            raise ValueError(f"{row['path']}: {error}; is its text IPA? (see preprocess_ipa.py)") from error
-    kept = [i for i, size in enumerate(sizes) if lm.positions_for(*size) <= lm.config.max_positions]
-    if len(kept) < len(rows):
-        log.warning("%s: %d of %d clips are longer than the model's %d positions, left out",
-                    name, len(rows) - len(kept), len(rows), lm.config.max_positions)
-    if not kept:
-        raise ValueError(f"{name}: every clip is longer than llm.max_positions {lm.config.max_positions}")
-    ratios = torch.tensor([sizes[i][1] / sizes[i][0] for i in kept])
-    return rows.select(kept), [lm.positions_for(*sizes[i]) for i in kept], float(torch.quantile(ratios, 0.995))
-
-
 def main() -> None:
     arguments = stage_arguments(__doc__).parse_args()
     train(load_config(arguments.config), arguments)
@@ -93,8 +72,13 @@ def train(config: Config, arguments) -> None:
     lm = build_token_lm(config, metadata)
     if config.llm.pretrained:
         lm.load_pretrained(config.llm.pretrained)
-    rows, lengths, metadata["frames_per_symbol"] = fitting(rows, lm, frontend.encode, "training")
-    held_out, _, _ = fitting(held_out, lm, frontend.encode, "validation")
+    positions = config.llm.max_positions
+    kept, sizes = fitting(rows, frontend.encode, lm.positions_for, positions, "training")
+    rows, lengths = rows.select(kept), [lm.positions_for(*size) for size in sizes]
+    # a bound for synthesis: 99.5 % of the clips stay under it
+    ratios = torch.tensor([frames / n_symbols for n_symbols, frames in sizes])
+    metadata["frames_per_symbol"] = float(torch.quantile(ratios, 0.995))
+    held_out = held_out.select(fitting(held_out, frontend.encode, lm.positions_for, positions, "validation")[0])
     run = Run(stage_name="llm", stage=stage, arguments=arguments, generator=lm, metadata=metadata)
     if frontend.unknown:
         log.warning("unknown symbols in the training text: %s", dict(frontend.unknown.most_common(10)))
@@ -117,8 +101,7 @@ def train(config: Config, arguments) -> None:
         values = {name: float(torch.stack([batch[name] for batch in totals]).mean()) for name in totals[0]}
         return values | {"score": values["llm"]}
 
-    positions, frame_rate = config.llm.max_positions, codec.frame_rate
-    voice_frames = tuple(math.ceil(seconds * frame_rate) for seconds in VOICE_SECONDS)
+    voice_frames = tuple(math.ceil(seconds * codec.frame_rate) for seconds in VOICE_SECONDS)
     overhead = lm.voice_positions_for(1) - 1
     # room for the voices that are to be expected
     reserve = round(stage.voice_probability * (sum(voice_frames) / 2 + overhead))

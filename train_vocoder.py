@@ -33,7 +33,7 @@ from data_utils import (
     read_filelist,
     stream_batches,
 )
-from lm_data import SpokenSegments
+from lm_data import SpokenSegments, fitting
 from losses import (
     discriminator_loss,
     generator_losses,
@@ -47,7 +47,6 @@ from models import build_wave_generator, codec_data, generate_wave, load_codec
 from models.codec import MelCodec
 from models.discriminators import build_discriminators
 from models.layers.crop import crop_wave, random_crop
-from models.token_lm import TokenLM
 from models.vocoder import load_published_vocos
 from plotting import mel_figure
 from text import build_frontend
@@ -94,21 +93,6 @@ def load_lm(config: Config, model: str) -> dict:
     return checkpoint
 
 
-def fitting(rows, lm: TokenLM, encode, part: str) -> tuple[list[int], list[int]]:
-    """Which clips leave the language model's positions room to read all of them (the others are counted in the log),
-    and how many positions each takes."""
-    lengths = [lm.state_positions_for(len(encode(row["ipa"])), row["frames"])
-               for row in rows.select_columns(["ipa", "frames"])]
-    room = lm.config.max_positions
-    kept = [i for i, length in enumerate(lengths) if length <= room]
-    if len(kept) < len(rows):
-        log.warning("%s: %d of %d clips are longer than the language model's %d positions, left out",
-                    part, len(rows) - len(kept), len(rows), room)
-    if not kept:
-        raise ValueError(f"{part}: every clip is longer than llm.max_positions {room}, with all of its states")
-    return kept, [lengths[i] for i in kept]
-
-
 def train(config: Config, arguments) -> None:
     stage, audio = config.train.vocoder, config.audio
     hidden = stage.conditioning == "hidden"
@@ -122,12 +106,15 @@ def train(config: Config, arguments) -> None:
         # all that speaking from this checkpoint alone needs
         metadata |= {key: lm_data[key] for key in ("speakers", "languages", "text", "frames_per_symbol")}
         metadata["learned_voices"] = lm_data["config"]["train"]["llm"]["voice_probability"] > 0
+        metadata["joint"] = stage.joint
     else:
         # the trained decoder of our own codec has its speakers
         metadata["speakers"] = codec.speakers if isinstance(codec, MelCodec) else sorted({c.speaker for c in clips})
     speakers = metadata["speakers"]
     for part, filelist in ((clips, config.data.training_filelist), (held_out, config.data.validation_filelist)):
         check_known((clip.speaker for clip in part), speakers, "speaker", filelist)
+        if hidden:
+            check_known((clip.language for clip in part), metadata["languages"], "language", filelist)
 
     torch.manual_seed(stage.seed)
     generator = build_wave_generator(config, metadata)
@@ -138,10 +125,12 @@ def train(config: Config, arguments) -> None:
         frontend = build_frontend(config.text)
 
     def segments(clips: list[Clip], rows, part: str, n_clips: int, n_frames: int):
-        """A dataset of segments of the first `n_clips` of a part, these clips, and how long each batch gets."""
+        """A dataset of segments of the first `n_clips` of a part, these clips, and how much of a batch each takes."""
         kept, lengths = range(len(clips)), [1] * len(clips)
         if hidden:
-            kept, lengths = fitting(rows, generator.lm, frontend.encode, part)
+            positions_for = generator.lm.state_positions_for
+            kept, sizes = fitting(rows, frontend.encode, positions_for, config.llm.max_positions, part)
+            lengths = [positions_for(*size) for size in sizes]
         kept, lengths = kept[:n_clips], lengths[:n_clips]
         clips, rows = [clips[i] for i in kept], rows and rows.select(kept)
         if hidden:
@@ -219,8 +208,7 @@ def train(config: Config, arguments) -> None:
         return {"mel_l1": score, "score": score} | ({"llm": torch.stack(llm).mean()} if llm else {})
 
     stream = BatchStream(
-        lengths, stage.batch_size, stage.seed,
-        run.accelerator.process_index, run.accelerator.num_processes,
+        lengths, stage.batch_size, stage.seed, run.accelerator.process_index, run.accelerator.num_processes
     )
     batches = stream_batches(dataset, stream, collate_items, config.data.workers)
     longest_batch = collate_items([dataset.draw(draw) for draw in stream.longest()])

@@ -452,7 +452,7 @@ class Run:
         if self._restored:
             generator, discriminator = self._restored
             source = self.folder if arguments.resume == "auto" else arguments.resume
-            self._check_fits(generator, source, ["speakers", "languages", "text", "codec"])
+            self._check_fits(generator, source, ["speakers", "languages", "text", "codec", "joint"])
             load_weights(self._networks["generator"], generator["weights"], source)
             if discriminator:
                 load_weights(self._networks["discriminator"], discriminator["weights"], source)

@@ -27,13 +27,19 @@ def assert_same(first, second, where: str = "") -> None:
         assert first == second, where
 
 
-@pytest.mark.parametrize(("stage", "workers"), [("codec", 0), ("codec", 2), ("llm", 0), ("llm", 2), ("vocoder", 0)])
-def test_a_resumed_run_is_the_same_run(own_chain, stage, workers):
-    steps = {"max_steps": 6, "ema_decay": 0.5}
+HIDDEN = {"conditioning": "hidden", "segment_frames": 24, "adversarial_frames": 12}
+
+
+@pytest.mark.parametrize(("stage", "workers", "settings"), [
+    ("codec", 0, {}), ("codec", 2, {}), ("llm", 0, {}), ("llm", 2, {}), ("vocoder", 0, {}), ("vocoder", 0, HIDDEN),
+    ("vocoder", 2, HIDDEN | {"joint": True}),
+])
+def test_a_resumed_run_is_the_same_run(own_chain, stage, workers, settings):
+    steps = {"max_steps": 6, "ema_decay": 0.5} | settings
     config = write_config(data={"workers": workers}, **{f"train__{stage}": steps})
     for model in ("whole", "halves"):
-        if stage != "codec":
-            shutil.copytree("checkpoints/tiny/codec", f"checkpoints/{model}/codec")
+        for earlier in {"codec": [], "llm": ["codec"], "vocoder": ["codec", "llm"]}[stage]:
+            shutil.copytree(f"checkpoints/tiny/{earlier}", f"checkpoints/{model}/{earlier}")
     run_script(f"train_{stage}", "-c", config, "-m", "whole")
     run_script(f"train_{stage}", "-c", config, "-m", "halves", "--max-steps", 3)
     assert not (own_chain / f"checkpoints/halves/{stage}/G_step4.pth").exists()

@@ -1,5 +1,6 @@
 """Every training script, every branch that a config can take, on a few clips and a few steps."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,34 @@ def test_both_vocoders_on_mel_and_on_codes(own_chain, tmp_path, vocoder, conditi
     checkpoint = trained("tiny", "vocoder")
     assert checkpoint["config"]["vocoder"]["kind"] == vocoder["kind"]
     assert any(name.startswith("decoder.") for name in checkpoint["weights"]) == (conditioning == "codes")
+    speak("tiny", tmp_path)
+
+
+@pytest.mark.parametrize("vocoder", [
+    {"kind": "vocos", "hidden_size": 8, "intermediate_size": 16, "n_layers": 1},
+    {"kind": "multiband_istft", "hidden_size": 8, "resblock_kernel_sizes": [3], "resblock_dilations": [1]},
+])
+@pytest.mark.parametrize("joint", [False, True])
+def test_hidden_states_become_waves_from_one_checkpoint(own_chain, tmp_path, caplog, vocoder, joint):
+    stage = {"conditioning": "hidden", "joint": joint, "segment_frames": 40, "adversarial_frames": 16, "max_steps": 3}
+    config = write_config(vocoder=vocoder, hidden_decoder={"hidden_size": 8, "n_layers": 2}, train__vocoder=stage)
+    before = network_weights(trained("tiny", "llm"))
+    for path in Path("checkpoints/tiny/vocoder").iterdir():
+        path.unlink()
+    run_script("train_vocoder", "-c", config, "-m", "tiny")
+    checkpoint = trained("tiny", "vocoder")
+    for weights in (checkpoint["weights"], network_weights(checkpoint)):
+        after = {name.removeprefix("lm."): value for name, value in weights.items() if name.startswith("lm.")}
+        assert after.keys() == before.keys()
+        moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+        assert moved >= {"body.wte.weight", "heads.0.weight", "code_embeddings.1.weight"} if joint else not moved
+    assert checkpoint["languages"] == ["de", "en-us", "es"]
+    log = Path("logs/tiny/vocoder/train.log").read_text().rpartition("from step 0 to 3")[2]
+    losses = log.rpartition("step 3: ")[2].splitlines()[0]
+    assert ("llm " in losses) == ("llm " in log.rpartition("validation: ")[2].splitlines()[0]) == joint
+    assert "decoder_mel " in losses
+    shutil.rmtree("checkpoints/tiny/llm")
+    shutil.rmtree("checkpoints/tiny/codec")
     speak("tiny", tmp_path)
 
 
