@@ -3,6 +3,7 @@
     python3 synthesize.py -m my_model --text "Hello world" -o hello.wav
     python3 synthesize.py -m my_model --ipa "həlˈoʊ wˈɜːld" -l en-us -o hello.wav
     python3 synthesize.py -m my_model -i filelists/sentences.txt -o outputs/
+    python3 synthesize.py -m my_model --text "Hello world" --rate 1.2 --times hello.srt -o hello.wav
     python3 synthesize.py -m my_model --text "Hello world" --reference voice.wav --reference-text "Good day" -o a.wav
 
 From Python or a notebook:
@@ -23,9 +24,11 @@ from torch import Tensor
 import cli
 from data_utils import DEFAULT_LANGUAGE, DEFAULT_SPEAKER, read_filelist
 from mel_processing import audio_format, log_mel, save_audio
+from models.aligned_tts import Prosody
 from models.layers.sampling import Sampling
 from plotting import mel_figure, save_figure
 from synthesis import Part, Speech, is_trained, load_system
+from synthesis.timings import check_timings_path, save_timings
 from text import normalize_ipa, split_sentences
 
 log = logging.getLogger(__name__)
@@ -47,21 +50,24 @@ class Synthesizer:
     def speak(
         self, text: str, language: str = "en-us", speaker: str | None = None, *, input_type: str = "text",
         sampling: Sampling = Sampling(), seed: int | None = None,  # noqa: B008 (frozen)
-        reference: str | Path | None = None, reference_text: str | None = None,
+        reference: str | Path | None = None, reference_text: str | None = None, prosody: Prosody | None = None,
     ) -> Speech:
         """Text (or, with input_type "ipa", IPA) of any length as one wave; sentences are spoken in batches.
 
-        `reference`: a recording in whose voice to speak, and what is said in it, in the same language. ValueError for a
-        language or speaker that the model has not learned, a reference that cannot be used, and for text with nothing
-        to say.
+        `reference`: a recording in whose voice to speak, and what is said in it, in the same language; `prosody`: how
+        to speak. ValueError for a language or speaker that the model has not learned, a reference or prosody that its
+        system cannot use, and for text with nothing to say.
         """
         self.system.check(language, speaker)
         if reference is None and reference_text is not None:
             raise ValueError("a reference's text is of use only with the reference itself")
-        said = " ".join(self._ipa(reference_text, language, input_type)) if reference_text else ""
-        voice = self.system.voice(speaker, language, reference, said)
-        ipa = [part for part in self._ipa(text, language, input_type) if part]
-        pieces = [piece for part in ipa for piece in self.system.pieces(part, voice)]
+        said = self._sentences(reference_text, language, input_type) if reference_text else []
+        voice = self.system.voice(speaker, language, reference, " ".join(ipa for _, ipa in said))
+        if prosody is not None:
+            voice = self.system.with_prosody(voice, prosody)
+        sentences = [(written, self.system.pieces(ipa, voice))
+                     for written, ipa in self._sentences(text, language, input_type) if ipa]
+        pieces = [piece for _, of_sentence in sentences for piece in of_sentence]
         if not pieces:
             raise ValueError("there is nothing to say in the text")
         generator = None if seed is None else torch.Generator(self.system.device).manual_seed(seed)
@@ -70,14 +76,20 @@ class Synthesizer:
             batch = pieces[first : first + BATCH_SIZE]
             parts += self.system.speak_parts(batch, language, voice, sampling=sampling, generator=generator)
         pause = torch.zeros(round(PAUSE_SECONDS * self.audio.sample_rate))
+        written = [text for text, of_sentence in sentences for text in (text, *[""] * (len(of_sentence) - 1))]
+        start = 0
+        for part, text in zip(parts, written, strict=True):
+            part.text, part.start = text, start / self.audio.sample_rate
+            start += len(part.samples) + len(pause)
         joined = [piece for part in parts for piece in (part.samples, pause)][:-1]
         return Speech(torch.cat(joined), self.audio.sample_rate, parts)
 
-    def _ipa(self, text: str, language: str, input_type: str) -> list[str]:
-        """The IPA of every sentence."""
+    def _sentences(self, text: str, language: str, input_type: str) -> list[tuple[str, str]]:
+        """Every sentence as written and as IPA."""
         if input_type == "ipa":
-            return [normalize_ipa(text)]
-        return self.frontend.phonemize_many(split_sentences(text, language), language)
+            return [(text, normalize_ipa(text))]
+        sentences = split_sentences(text, language)
+        return list(zip(sentences, self.frontend.phonemize_many(sentences, language), strict=True))
 
 
 @lru_cache(maxsize=4)
@@ -96,15 +108,23 @@ def synthesize_text(
     text: str, language: str = "en-us", speaker: str | None = None, model: str | None = None,
     output_path: str | Path | None = None, sampling: Sampling = Sampling(), seed: int | None = None,  # noqa: B008
     input_type: str = "text", reference: str | Path | None = None, reference_text: str | None = None,
+    prosody: Prosody | None = None, times_path: str | Path | None = None,
 ) -> tuple[Tensor, int]:
     """Speaks text: samples (n,) float32 and their rate, also written to `output_path` if given; with a `reference`
-    recording, in its voice (see `Synthesizer.speak`)."""
+    recording, in its voice, or with a `prosody`, faster, higher or louder (see `Synthesizer.speak`).
+
+    `times_path`: also write when each word was said (.json, .srt, .TextGrid; see `synthesis.timings`).
+    """
     if output_path:
         audio_format(output_path)
+    if times_path:
+        check_timings_path(Path(times_path))
     started = time.perf_counter()
     synthesizer = load_synthesizer(model)
     speech = synthesizer.speak(text, language, speaker, input_type=input_type, sampling=sampling, seed=seed,
-                               reference=reference, reference_text=reference_text)
+                               reference=reference, reference_text=reference_text, prosody=prosody)
+    if times_path:
+        save_timings(Path(times_path), speech)
     if output_path:
         save_audio(output_path, speech.samples, speech.sample_rate)
     report(speech, time.perf_counter() - started, output_path)
@@ -127,6 +147,8 @@ def report(speech: Speech, wall_seconds: float, path: str | Path | None) -> None
 
 def synthesize_filelist(synthesizer: Synthesizer, path: Path, folder: Path, options: argparse.Namespace) -> None:
     """Speaks every line of a filelist into `folder/<stem of its path>.wav`, having checked all of them."""
+    if options.times:
+        check_timings_path(Path(f"times{options.times}"))
     lines: dict[str, tuple[str, str, str | None]] = {}
     for clip in read_filelist(path):
         language = options.language if clip.language == DEFAULT_LANGUAGE else clip.language
@@ -143,7 +165,10 @@ def synthesize_filelist(synthesizer: Synthesizer, path: Path, folder: Path, opti
         try:
             speech = synthesizer.speak(text, language, speaker, input_type=options.input_type,
                                        sampling=sampling_from(options), seed=options.seed,
-                                       reference=options.reference, reference_text=options.reference_text)
+                                       reference=options.reference, reference_text=options.reference_text,
+                                       prosody=prosody_from(options))
+            if options.times:
+                save_timings(target.with_suffix(str(options.times)), speech)
         except ValueError as error:
             raise ValueError(f"{path}, {name}: {error}") from error
         save_audio(target, speech.samples, speech.sample_rate)
@@ -152,6 +177,12 @@ def synthesize_filelist(synthesizer: Synthesizer, path: Path, folder: Path, opti
 
 def sampling_from(options: argparse.Namespace) -> Sampling:
     return Sampling(options.temperature, options.top_k, options.top_p, options.repetition_window)
+
+
+def prosody_from(options: argparse.Namespace) -> Prosody | None:
+    """None where nothing was asked for, so that systems that cannot follow do not have to."""
+    prosody = Prosody(options.rate, options.pitch, options.energy)
+    return None if prosody == Prosody() else prosody
 
 
 def main() -> None:
@@ -168,9 +199,15 @@ def main() -> None:
     parser.add_argument("--reference-text", metavar="TEXT", help="what it says, in the same language (IPA with --ipa)")
     parser.add_argument("-o", "--output", type=Path, required=True, help="audio file, or folder with -i")
     parser.add_argument("--mel", type=Path, metavar="PNG", help="also draw the mel of what was spoken")
+    parser.add_argument("--times", type=Path, metavar="FILE", help="also write when each word is said: .json, .srt or "
+                        ".TextGrid; with -i this suffix alone, for a file beside each wav")
+    parser.add_argument("--rate", type=float, default=1.0, help="times as fast (aligned-duration models)")
+    parser.add_argument("--pitch", type=float, default=0.0, help="semitones higher (aligned-duration models)")
+    parser.add_argument("--energy", type=float, default=0.0, help="decibels louder, as the voice would say it")
     parser.add_argument("--seed", type=int, help="the same seed gives the same speech")
     default = Sampling()
-    parser.add_argument("--temperature", type=float, default=default.temperature, help="0 is greedy")
+    parser.add_argument("--temperature", type=float, default=default.temperature,
+                        help="0 is greedy; with a flow decoder, the standard deviation of its noise")
     parser.add_argument("--top-k", type=int, default=default.top_k, help="0 is off")
     parser.add_argument("--top-p", type=float, default=default.top_p, help="1 is off")
     parser.add_argument("--repetition-window", type=int, default=default.repetition_window, help="0 is off")
@@ -182,7 +219,7 @@ def main() -> None:
     text, input_type = (options.text, "text") if options.ipa is None else (options.ipa, "ipa")
     samples, _ = synthesize_text(
         text, options.language, options.speaker, options.model, options.output, sampling_from(options), options.seed,
-        input_type, options.reference, options.reference_text,
+        input_type, options.reference, options.reference_text, prosody_from(options), options.times,
     )
     if options.mel:
         audio = load_synthesizer(options.model).audio

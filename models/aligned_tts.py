@@ -29,6 +29,11 @@ class Prosody:
     energy: float = 0.0
     """Decibels louder, as the voice would say it."""
 
+    def __post_init__(self):
+        if not (0.25 <= self.rate <= 4 and abs(self.pitch) <= 24 and abs(self.energy) <= 24):
+            raise ValueError(f"rate {self.rate:g}, pitch {self.pitch:g}, energy {self.energy:g}: rate must be 0.25 to "
+                             "4, pitch and energy -24 to 24")
+
 
 @dataclass
 class AlignedOutput:

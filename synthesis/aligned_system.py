@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from alignments.textgrids import word_and_phone_intervals
 from checkpoints import require_checkpoint, saved_steps
 from config import parse_config
 from models import build_aligned_tts, load_network, load_vocoder
@@ -88,33 +89,16 @@ class AlignedSystem:
     ) -> list[Part]:
         """Speaks pieces of IPA: the mels of all of them together, each wave alone. Nothing is random but a flow's
         noise, whose standard deviation is the sampling's temperature."""
-        symbols = [self.frontend.encode(ipa) for ipa in parts]
         begin, end = self.frontend.bos_id, self.frontend.eos_id
-        ids = [torch.tensor([begin, *some, end], device=self.device) for some in symbols]
+        ids = [torch.tensor([begin, *self.frontend.encode(ipa), end], device=self.device) for ipa in parts]
         speaker = torch.full((len(ids),), voice.speaker, device=self.device)
         language_ids = torch.full_like(speaker, index_of(self.languages, language, "language"))
         spoken = self.model.generate(
             ids, speaker, language_ids, voice.prosody, sampling.temperature, [generator] * len(ids))
-        hop, made = self.audio.hop_length / self.audio.sample_rate, []
-        for ipa, some, speech in zip(parts, symbols, spoken, strict=True):
+        made = []
+        for ipa, speech in zip(parts, spoken, strict=True):
             wave = self.vocoder(speech.mel.unsqueeze(0)).wave[0].cpu()
-            words = word_times(self.frontend.decode(some), speech.durations.tolist(), hop)
-            made.append(Part(ipa, wave, len(wave) / self.audio.sample_rate, "stop", words))
+            seconds = len(wave) / self.audio.sample_rate
+            words, phones = word_and_phone_intervals(ipa, speech.durations.tolist(), seconds, self.audio)
+            made.append(Part(ipa, wave, seconds, "stop", words, phones))
         return made
-
-
-def word_times(symbols: str, durations: list[int], hop: float) -> list[tuple[str, float, float]]:
-    """(word, first second, last second) of every word of `symbols`, which `durations` (frames, with one more at each
-    end, for the silences) are of; `hop` is the seconds of a frame. Marks at the end of a word are not part of it."""
-    words, start, time = [], 0.0, durations[0] * hop
-    word = ""
-    for symbol, frames in zip(f"{symbols} ", [*durations[1:-1], 0], strict=True):
-        if symbol == " " or symbol in MARKS:
-            if word:
-                words.append((word, start, time))
-            word = ""
-        else:
-            start = start if word else time
-            word += symbol
-        time += frames * hop
-    return words

@@ -7,7 +7,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from alignments.textgrids import Interval
 from config import AudioConfig
+from models.aligned_tts import Prosody
 from models.layers.sampling import Sampling
 from text import Frontend
 
@@ -22,8 +24,13 @@ class Part:
     seconds: float
     finish_reason: str
     """"stop": it ended by itself; "length": it was cut off at a bound."""
-    words: list | None = None
-    """(word, first second, last second) of each, where the system knows them."""
+    words: list[Interval] | None = None
+    """In seconds from its beginning, where the system knows them; labels are IPA."""
+    phones: list[Interval] | None = None
+    text: str = ""
+    """As written; of a sentence in several pieces, all of it is at the first. IPA if that is what was given."""
+    start: float = 0.0
+    """Seconds from the beginning of the whole speech."""
 
 
 @dataclass
@@ -56,6 +63,9 @@ class System(Protocol):
     def voice(self, speaker: str | None, language: str, reference: str | Path | None = None, said: str = "") -> Any:
         """In whose voice to speak: a speaker's (the first if None), or that of a reference recording, in which the IPA
         `said` is said. For this system alone to read; ValueError for a voice that it cannot take."""
+
+    def with_prosody(self, voice: Any, prosody: Prosody) -> Any:
+        """The voice, speaking in another way; ValueError if the system cannot be told how to."""
 
     def pieces(self, ipa: str, voice: Any) -> list[str]:
         """The IPA in as many pieces as the system needs; ValueError if it cannot be cut to fit."""

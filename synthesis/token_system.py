@@ -12,6 +12,7 @@ from torch import Tensor
 from checkpoints import newest_checkpoint, require_checkpoint, saved_steps
 from config import MelCodecConfig, parse_config
 from models import Codec, MelToWave, build_token_lm, build_wave_generator, load_codec, load_network
+from models.aligned_tts import Prosody
 from models.layers.sampling import Sampling
 from models.token_lm import Generated
 from synthesis.speech import Part, index_of
@@ -127,6 +128,11 @@ class TokenSystem:
             log.info("%s: the decoder of %s comes nearest", reference, speaker)
             speaker_id = -1 if self.learned_voices else self.speakers.index(speaker)
         return TokenVoice(speaker_id, self._decoder_speaker(speaker), prompt)
+
+    def with_prosody(self, voice: TokenVoice, prosody: Prosody) -> TokenVoice:
+        """ValueError: a language model decides for itself."""
+        raise ValueError(f"{self.folder}: a language model over codes takes no rate, pitch or energy; an "
+                         "aligned-duration model does (train_aligned.py)")
 
     def pieces(self, ipa: str, voice: TokenVoice) -> list[str]:
         """The IPA in pieces that fit the model's positions, cut at punctuation if possible, else at spaces."""
