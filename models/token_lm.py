@@ -245,8 +245,8 @@ class TokenLM(nn.Module):
         """
         B, K, device = len(text), self.n_codebooks, speaker.device
         given = list(zip(text, prompts or [None] * B, voices or [None] * B, strict=True))
-        bound = self._bound(given, max_frames, with_states, device)
-        starts = [self._start(*one, speaker[i : i + 1], language[i : i + 1]) for i, one in enumerate(given)]
+        bound = self.bounds(given, max_frames, with_states, device)
+        starts = [self.start(*one, speaker[i : i + 1], language[i : i + 1]) for i, one in enumerate(given)]
         longest = max(len(start) for start, _ in starts)
         step_input = torch.stack([F.pad(start, (0, 0, longest - len(start), 0)) for start, _ in starts])  # (B, P, D)
         lengths = torch.tensor([len(start) for start, _ in starts], device=device).unsqueeze(1)
@@ -289,7 +289,7 @@ class TokenLM(nn.Module):
             results.append(made)
         return results
 
-    def _bound(self, given: list[tuple], max_frames: list[int], with_states: bool, device) -> Tensor:
+    def bounds(self, given: list[tuple], max_frames: list[int], with_states: bool, device) -> Tensor:
         """(B,) the most frames that each text may have and that the positions leave room for."""
         positions = self.state_positions_for if with_states else self.positions_for
         bounds = []
@@ -303,7 +303,7 @@ class TokenLM(nn.Module):
                 raise ValueError(f"a text of {len(ids)} symbols{beside} leaves no room for speech: {mend}")
         return torch.tensor(bounds, device=device)
 
-    def _start(
+    def start(
         self, ids: Tensor, prompt: Tensor | None, voice: Tensor | None, speaker: Tensor, language: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The embeddings (P, D) of what is given before the first new frame, and (K, K - 1 or 1) what codebooks after

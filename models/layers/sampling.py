@@ -47,15 +47,27 @@ def filtered_probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
 
 def sample(logits: Tensor, sampling: Sampling, recent: Tensor, generator: torch.Generator | None) -> Tensor:
     """Codes (...) drawn from logits (..., V); `recent` (..., W) holds the last codes of the same streams."""
+    uniform = torch.rand(*logits.shape[:-1], 2, device=logits.device, generator=generator)
+    return choose(logits, sampling, recent, uniform)
+
+
+def choose(logits: Tensor, sampling: Sampling, recent: Tensor, uniform: Tensor) -> Tensor:
+    """`sample` with the numbers (..., 2) in [0, 1) that decide it: the first the draw, the second a repeated one."""
     if sampling.temperature == 0:
         return logits.argmax(-1)
-    shape = logits.shape[:-1]
-    probabilities = filtered_probabilities(logits, sampling).flatten(0, -2)
-    codes = torch.multinomial(probabilities, 1, generator=generator).view(shape)
+    codes = _inverse(filtered_probabilities(logits, sampling), uniform[..., 0])
     if sampling.repetition_window and recent.shape[-1]:
         window = recent[..., -sampling.repetition_window :]
         share = (window == codes.unsqueeze(-1)).sum(-1) / sampling.repetition_window
-        full = (logits.float() / sampling.temperature).softmax(-1).flatten(0, -2)
-        redrawn = torch.multinomial(full, 1, generator=generator).view(shape)
+        redrawn = _inverse((logits.float() / sampling.temperature).softmax(-1), uniform[..., 1])
         codes = torch.where(share > sampling.repetition_threshold, redrawn, codes)
     return codes
+
+
+def _inverse(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """The codes (...) at which the cumulated probabilities (..., V) first exceed `uniform` (...)."""
+    cumulated = probabilities.cumsum(-1)
+    total = cumulated[..., -1:]
+    # a product rounded up to the total would be past the last code that has a probability
+    target = torch.minimum(uniform.unsqueeze(-1) * total, total.nextafter(torch.zeros_like(total)))
+    return torch.searchsorted(cumulated, target, right=True).squeeze(-1)

@@ -1,0 +1,1 @@
+"""The fast way through a trained token LM: one step of its transformer at a time, for many texts at once."""

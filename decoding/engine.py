@@ -1,0 +1,192 @@
+"""Codes for many texts at once: finished texts make room for waiting ones, and no step waits for another device."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from decoding import kernel
+from decoding.functional import Functional
+from decoding.rows import Drawing, Rows
+from decoding.weights import quantized, read_weights, restored
+from models.layers.delay import steps_for, undelay
+from models.layers.sampling import Sampling
+from models.token_lm import Generated, TokenLM
+
+KERNEL_ROWS = {"fp32": 4, "int8": 8}
+"""Up to so many rows the kernel of one CPU core is faster than PyTorch."""
+POSITIONS = 256
+"""The cache is made for a multiple of so many."""
+STEPS_PER_LOOK = 8
+"""On a GPU: after so many steps it is asked which texts have ended."""
+WARM_UP_STEPS = 3
+
+
+@dataclass
+class Session:
+    """Rows, and on a GPU the graphs of a step over the first 1, 2, 4, ... of them."""
+
+    key: tuple
+    rows: Rows
+    draw: Drawing
+    graphs: dict[int, torch.cuda.CUDAGraph] = field(default_factory=dict)
+
+
+class Decoder:
+    """`TokenLM.generate`, many times as fast, with a copy of the weights as they are now.
+
+    `rows`: how many texts are spoken at once. `precision` "int8" (on a CPU) keeps the matrices in 8 bits, one scale an
+    output. ValueError for int8 elsewhere.
+    """
+
+    def __init__(self, lm: TokenLM, *, rows: int = 32, precision: str = "fp32"):
+        self.lm, self.n_rows, self.precision = lm, rows, precision
+        self.device = lm.heads[0].weight.device
+        if precision == "int8" and self.device.type != "cpu":
+            raise ValueError(f"int8 decoding is for CPUs, the model is on {self.device.type}: use fp32")
+        weights = read_weights(lm.body, [head.weight for head in lm.heads])
+        kept = quantized(weights) if precision == "int8" else weights
+        self.functional = Functional(restored(kept) if precision == "int8" else weights)
+        self.kernel_weights = kernel.arrays_of(kept) if self.device.type == "cpu" else None
+        size = lm.config.head_size or lm.config.hidden_size // lm.config.n_heads
+        self.cache_shape = (lm.config.n_layers, weights.n_kv_heads, size)
+        with torch.no_grad():
+            self.code_table = torch.cat([embedding.weight for embedding in lm.code_embeddings])
+        self.code_offsets = torch.arange(lm.n_codebooks, device=self.device) * (lm.codebook_size + 3)
+        self.session: Session | None = None
+
+    @torch.inference_mode()
+    def generate(
+        self, text: list[Tensor], speaker: Tensor, language: Tensor, max_frames: list[int], sampling: Sampling,
+        generator: torch.Generator | None = None, *, prompts: list[Tensor | None] | None = None,
+        voices: list[Tensor | None] | None = None, with_states: bool = False,
+    ) -> list[Generated]:
+        """What `TokenLM.generate` gives, the same codes if greedy.
+
+        What is drawn for a text depends on the generator and on its place in the list, not on the other texts. Longer
+        texts start first, so that those spoken together are of about one length.
+        """
+        B = len(text)
+        given = list(zip(text, prompts or [None] * B, voices or [None] * B, strict=True))
+        bounds = self.lm.bounds(given, max_frames, with_states, self.device).tolist()
+        starts = [self.lm.start(*one, speaker[i : i + 1], language[i : i + 1]) for i, one in enumerate(given)]
+        where = "cpu" if generator is None else generator.device
+        seeds = torch.randint(2**62, (B,), generator=generator, device=where).tolist()
+
+        # one position more than is read: where a finished text goes while others are not
+        lengths = [len(start) + steps_for(bound, self.lm.n_codebooks) + 1
+                   for (start, _), bound in zip(starts, bounds, strict=True)]
+        session = self._session(min(B, self.n_rows), max(lengths, default=0), sampling, with_states)
+        rows = session.rows
+        rows.done.fill_(True)
+        waiting = deque(sorted(range(B), key=lambda i: -lengths[i]))
+        speaking: list[int] = []  # which text is in each of the first rows
+        results: list[Generated | None] = [None] * B
+        free = list(range(min(B, self.n_rows)))
+        while waiting or speaking:
+            if admitted := [(row, waiting.popleft()) for row in free[: len(waiting)]]:
+                self._start(rows, [(row, *starts[i]) for row, i in admitted])
+                for row, i in admitted:
+                    rows.begin(row, len(starts[i][0]), bounds[i], starts[i][1], seeds[i])
+                    speaking[row : row + 1] = [i]
+            self._advance(session, len(speaking))
+            done = rows.done[: len(speaking)].tolist()
+            free = [row for row, ended in enumerate(done) if ended]
+            for row in free:
+                i = speaking[row]
+                results[i] = self._result(rows, row, bounds[i], with_states)
+            for row in reversed(free[len(waiting) :]):
+                last = len(speaking) - 1
+                if row != last:
+                    rows.move(last, row)
+                    speaking[row] = speaking[last]
+                rows.done[last] = True
+                speaking.pop()
+        return results
+
+    def _session(self, n: int, n_positions: int, sampling: Sampling, with_states: bool) -> Session:
+        """Rows for n texts; those of the last call where they fit, with their graphs."""
+        most = self.lm.config.max_positions
+        n_positions = min(-(-n_positions // POSITIONS) * POSITIONS, most)
+        if self.device.type == "cuda":  # one shape whatever the texts are, for the graphs
+            n, n_positions = _bucket(n, self.n_rows), most
+        key, last = (sampling, with_states), self.session
+        if last is None or last.key != key or last.rows.keys.shape[1] < n or last.rows.keys.shape[3] < n_positions:
+            rows = Rows.allocate(self.lm, self.cache_shape, sampling, n, n_positions, with_states)
+            self.session = Session(key, rows, Drawing(self.lm, sampling))
+        return self.session
+
+    def _start(self, rows: Rows, texts: list[tuple[int, Tensor, Tensor]]) -> None:
+        """Reads what is given before the first new frame, of several texts together."""
+        lengths = torch.tensor([len(start) for _, start, _ in texts], device=self.device)
+        longest = int(lengths.max())
+        x = torch.stack([F.pad(start, (0, 0, 0, longest - len(start))) for _, start, _ in texts])
+        places = torch.tensor([row for row, _, _ in texts], device=self.device)
+        rows.hidden[places], rows.logits[places] = self.functional.prefix(x, lengths, places, rows.keys, rows.values)
+
+    def _advance(self, session: Session, A: int) -> None:
+        """The next step of the first A rows; on a GPU the next few."""
+        if self.device.type != "cuda":
+            session.draw(session.rows, A)
+            if session.rows.states.shape[1] or not bool(session.rows.done[:A].all()):
+                self._read(session.rows, A)
+            return
+        A = _bucket(A, session.rows.keys.shape[1])
+        if A not in session.graphs:
+            session.graphs[A] = self._capture(session, A)
+        for _ in range(STEPS_PER_LOOK):
+            session.graphs[A].replay()
+
+    def _capture(self, session: Session, A: int) -> torch.cuda.CUDAGraph:
+        """A step as a graph; the rows are as they were before."""
+        rows = session.rows
+        before = [value.clone() for value in vars(rows).values()]
+
+        def step() -> None:
+            session.draw(rows, A)
+            self._read(rows, A)
+
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP_STEPS):
+                step()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+        for value, old in zip(vars(rows).values(), before, strict=True):
+            value.copy_(old)
+        return graph
+
+    def _read(self, rows: Rows, A: int) -> None:
+        """The network reads the step that was drawn."""
+        every, limit = torch.arange(A, device=self.device), rows.keys.shape[3] - 1
+        codes = rows.codes[every, :, (rows.steps[:A] - 1).clamp(max=limit)]
+        x = self.code_table[codes + self.code_offsets].sum(1)
+        positions = rows.positions[:A]
+        if self.kernel_weights is not None and KERNEL_ROWS[self.precision] >= A:
+            arrays = (x, positions, rows.keys, rows.values, rows.hidden[:A], rows.logits[:A])
+            kernel.step(self.kernel_weights, *(array.numpy() for array in arrays))
+        else:
+            visible = limit + 1 if self.device.type == "cuda" else int(positions.max()) + 1
+            rows.hidden[:A], rows.logits[:A] = self.functional.step(x, positions, rows.keys, rows.values, visible)
+        if rows.states.shape[1]:
+            rows.states[every, rows.steps[:A].clamp(max=rows.states.shape[1] - 1)] = rows.hidden[:A]
+        positions += 1
+        positions.clamp_(max=limit)
+
+    def _result(self, rows: Rows, row: int, bound: int, with_states: bool) -> Generated:
+        K, count = self.lm.n_codebooks, int(rows.frames[row])
+        codes = undelay(rows.codes[row : row + 1], count)[0].clamp(max=self.lm.codebook_size - 1)
+        made = Generated(codes, "length" if count == bound else "stop")
+        if with_states:
+            made.states = rows.states[row, K : K + count].T.clone()
+        return made
+
+
+def _bucket(n: int, most: int) -> int:
+    """The power of two from n on, or `most`."""
+    return min(1 << (n - 1).bit_length(), most)

@@ -1,0 +1,194 @@
+"""One step of the transformer for a few rows on one CPU core, compiled by numba: nothing but the weights is read from
+memory, each once, and two streams of them at a time, which the prefetchers of a core follow better than one."""
+
+import math
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+from torch import Tensor
+
+# sums may be taken in any order, so that loops become vector instructions
+OPTIONS = {"fastmath": {"reassoc", "contract", "arcp", "nsz", "nnan"}, "cache": True, "nogil": True,
+           "error_model": "numpy"}
+ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
+LOG2_E, LN2_HIGH, LN2_LOW = np.float32(1.44269504), np.float32(0.693359375), np.float32(-2.12194440e-4)
+C1, C2, C3 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
+C4, C5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1)
+SMALLEST, LARGEST = np.float32(-87), np.float32(88)
+GELU_LINEAR, GELU_CUBIC = np.float32(2 * math.sqrt(2 / math.pi)), np.float32(0.044715)
+
+
+def arrays_of(weights: tuple) -> tuple:
+    """Named tuples of tensors as the same of NumPy arrays, which share their memory."""
+    if isinstance(weights, tuple):
+        return type(weights)(*[arrays_of(value) for value in weights])
+    return weights.numpy() if isinstance(weights, Tensor) else weights
+
+
+@intrinsic
+def float_of_bits(_context, bits):
+    """The float32 that has the bits of an int32."""
+    def code(_context, builder, _signature, arguments):
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.int32), code
+
+
+@njit(inline="always", **OPTIONS)
+def exponential(x):
+    """e^x within 2 units in the last place, without branches (Cephes' expf)."""
+    x = min(max(x, SMALLEST), LARGEST)
+    power = np.floor(x * LOG2_E + HALF)
+    r = x - power * LN2_HIGH - power * LN2_LOW
+    y = ((((C1 * r + C2) * r + C3) * r + C4) * r + C5) * r + HALF
+    return (y * r * r + r + ONE) * float_of_bits(np.int32(np.int32(np.int32(power) + np.int32(127)) << np.int32(23)))
+
+
+@njit(**OPTIONS)
+def product(matrix, layer, x, y):
+    """x (A, inputs) -> y (A, outputs)."""
+    weight, scale, bias = matrix.weight[layer], matrix.scale[layer], matrix.bias[layer]
+    half, count = weight.shape[0] // 2, weight.shape[1]
+    for o in range(half):
+        for row in range(x.shape[0]):
+            first, second = ZERO, ZERO
+            for i in range(count):
+                first += np.float32(weight[o, i]) * x[row, i]
+                second += np.float32(weight[o + half, i]) * x[row, i]
+            y[row, o] = first * scale[o] + bias[o]
+            y[row, o + half] = second * scale[o + half] + bias[o + half]
+    for o in range(2 * half, weight.shape[0]):
+        for row in range(x.shape[0]):
+            first = ZERO
+            for i in range(count):
+                first += np.float32(weight[o, i]) * x[row, i]
+            y[row, o] = first * scale[o] + bias[o]
+
+
+@njit(**OPTIONS)
+def normalize(weights, index, x, y):
+    """LayerNorm or RMSNorm of x (A, D) into y."""
+    D, biased = x.shape[1], weights.norm_biases.shape[0] > 0
+    for row in range(x.shape[0]):
+        mean, square = ZERO, ZERO
+        if biased:
+            for i in range(D):
+                mean += x[row, i]
+            mean /= np.float32(D)
+        for i in range(D):
+            square += (x[row, i] - mean) * (x[row, i] - mean)
+        factor = ONE / np.sqrt(square / np.float32(D) + np.float32(weights.eps))
+        if biased:
+            for i in range(D):
+                y[row, i] = (x[row, i] - mean) * factor * weights.norms[index, i] + weights.norm_biases[index, i]
+        else:
+            for i in range(D):
+                y[row, i] = x[row, i] * factor * weights.norms[index, i]
+
+
+@njit(**OPTIONS)
+def turn(weights, layer, which, position, vector, target):
+    """A head's query (which 0) or key (1) into `target`, normalised and turned where the backbone does that."""
+    size, factor = vector.shape[0], ONE
+    if weights.head_norms.shape[0] > 0:
+        square = ZERO
+        for i in range(size):
+            square += vector[i] * vector[i]
+        factor = ONE / np.sqrt(square / np.float32(size) + np.float32(weights.eps))
+        for i in range(size):
+            vector[i] *= factor * weights.head_norms[layer, which, i]
+    if weights.cos.shape[0] > 0:
+        half, cos, sin = size // 2, weights.cos[position], weights.sin[position]
+        for i in range(half):
+            target[i] = vector[i] * cos[i] - vector[i + half] * sin[i]
+            target[i + half] = vector[i + half] * cos[i + half] + vector[i] * sin[i + half]
+    else:
+        target[:] = vector
+
+
+@njit(**OPTIONS)
+def attend(weights, layer, positions, keys, values, qkv, y):
+    """Queries, keys and values (A, outputs) of the new positions -> y (A, heads x head size); keys and values join
+    the cache (layers, rows, kv heads, positions, head size)."""
+    size, shared = keys.shape[4], weights.n_heads // weights.n_kv_heads
+    query, scores = np.empty(size, np.float32), np.empty(keys.shape[3], np.float32)
+    factor = ONE / np.sqrt(np.float32(size))
+    for row in range(qkv.shape[0]):
+        position = positions[row]
+        for g in range(weights.n_kv_heads):
+            key, value = keys[layer, row, g], values[layer, row, g]
+            first = (weights.n_heads + g) * size
+            turn(weights, layer, 1, position, qkv[row, first : first + size], key[position])
+            first += weights.n_kv_heads * size
+            value[position] = qkv[row, first : first + size]
+            for head in range(g * shared, (g + 1) * shared):
+                turn(weights, layer, 0, position, qkv[row, head * size : (head + 1) * size], query)
+                highest = np.float32(-np.inf)
+                for j in range(position + 1):
+                    score = ZERO
+                    for i in range(size):
+                        score += query[i] * key[j, i]
+                    scores[j] = score * factor
+                    highest = max(highest, scores[j])
+                total, target = ZERO, y[row, head * size : (head + 1) * size]
+                for j in range(position + 1):
+                    scores[j] = exponential(scores[j] - highest)
+                    total += scores[j]
+                target[:] = ZERO
+                for j in range(position + 1):
+                    share = scores[j] / total
+                    for i in range(size):
+                        target[i] += share * value[j, i]
+
+
+@njit(**OPTIONS)
+def activate(x, y):
+    """GELU (tanh) of x (A, width of y), or SwiGLU where x has twice that width."""
+    width = y.shape[1]
+    for row in range(x.shape[0]):
+        if x.shape[1] == width:
+            for i in range(width):
+                a = x[row, i]
+                y[row, i] = a / (ONE + exponential(-GELU_LINEAR * (a + GELU_CUBIC * a * a * a)))
+        else:
+            for i in range(width):
+                a = x[row, i]
+                y[row, i] = a / (ONE + exponential(-a)) * x[row, i + width]
+
+
+@njit(**OPTIONS)
+def add(x, y):
+    """x += y."""
+    for row in range(x.shape[0]):
+        for i in range(x.shape[1]):
+            x[row, i] += y[row, i]
+
+
+@njit(**OPTIONS)
+def step(weights, x, positions, keys, values, hidden, logits):
+    """Embeddings x (A, D), which are used up, at `positions` (A,) of the first A rows of the cache (layers, rows, kv
+    heads, positions, head size) -> the last states in `hidden` (A, D) and `logits` (A, heads)."""
+    A, inner = x.shape[0], weights.down.weight.shape[2]
+    qkv = np.empty((A, weights.qkv.weight.shape[1]), np.float32)
+    heads = np.empty((A, weights.out.weight.shape[2]), np.float32)
+    raised = np.empty((A, weights.up.weight.shape[1]), np.float32)
+    active, change = np.empty((A, inner), np.float32), np.empty(x.shape, np.float32)
+    if weights.positions.shape[0] > 0:
+        for row in range(A):
+            for i in range(x.shape[1]):
+                x[row, i] += weights.positions[positions[row], i]
+    for layer in range(weights.qkv.weight.shape[0]):
+        normalize(weights, 2 * layer, x, change)
+        product(weights.qkv, layer, change, qkv)
+        attend(weights, layer, positions, keys, values, qkv, heads)
+        product(weights.out, layer, heads, change)
+        add(x, change)
+        normalize(weights, 2 * layer + 1, x, change)
+        product(weights.up, layer, change, raised)
+        activate(raised, active)
+        product(weights.down, layer, active, change)
+        add(x, change)
+    normalize(weights, weights.norms.shape[0] - 1, x, hidden)
+    product(weights.heads, 0, hidden, logits)

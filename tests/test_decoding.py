@@ -1,0 +1,216 @@
+"""Fast decoding against the simple one: TokenLM.generate, and the backbone itself."""
+
+import pytest
+import torch
+from test_backbones import BACKBONES
+from test_token_lm import CODEBOOK_SIZE, GREEDY, N_SYMBOLS, make_lm
+
+from decoding import kernel
+from decoding.engine import Decoder
+from decoding.functional import Functional
+from decoding.weights import quantized, read_weights, restored, weight_bytes
+from models.layers.sampling import Sampling
+from models.token_lm import TokenLM
+
+GROUPED = {"backbone": "qwen3", "n_heads": 4, "n_kv_heads": 2, "head_size": 6}
+EVERY = BACKBONES | {"grouped": GROUPED}
+every_backbone = pytest.mark.parametrize("settings", EVERY.values(), ids=EVERY)
+
+
+def weights_of(lm: TokenLM):
+    return read_weights(lm.body, [head.weight for head in lm.heads])
+
+
+def random_codes(lm: TokenLM, frames: int, seed: int) -> torch.Tensor:
+    return torch.randint(CODEBOOK_SIZE, (lm.n_codebooks, frames), generator=torch.Generator().manual_seed(seed))
+
+
+def tasks(lm: TokenLM, n: int) -> dict:
+    """n texts of different lengths; some go on from a prompt, some have a voice."""
+    generator = torch.Generator().manual_seed(n)
+    lengths = torch.randint(1, 14, (n,), generator=generator).tolist()
+    return {
+        "text": [torch.randint(N_SYMBOLS, (length,), generator=generator) for length in lengths],
+        "speaker": torch.arange(n) % 4 - 1, "language": torch.arange(n) % 2,
+        "max_frames": torch.randint(1, 25, (n,), generator=generator).tolist(),
+        "prompts": [random_codes(lm, 4 + i, i) if i % 3 == 1 else None for i in range(n)],
+        "voices": [random_codes(lm, 3 + i, i) if i % 4 == 2 else None for i in range(n)],
+    }
+
+
+def ends_sometimes(lm: TokenLM) -> TokenLM:
+    with torch.no_grad():
+        lm.heads[0].weight[lm.end] *= 4
+    return lm
+
+
+def assert_equal(made: list, expected: list) -> None:
+    assert len(made) == len(expected)
+    for ours, theirs in zip(made, expected, strict=True):
+        assert ours.codes.equal(theirs.codes)
+        assert ours.finish_reason == theirs.finish_reason
+        assert (ours.states is None) == (theirs.states is None)
+        if ours.states is not None:
+            torch.testing.assert_close(ours.states, theirs.states, atol=1e-4, rtol=0)
+
+
+@every_backbone
+@torch.inference_mode()
+def test_every_step_equals_the_backbone(settings):
+    lm = make_lm(3, **settings)
+    weights, D = weights_of(lm), lm.config.hidden_size
+    x = torch.randn(4, 30, D, generator=torch.Generator().manual_seed(0))
+    expected = lm.body(inputs_embeds=x).last_hidden_state
+    logits = lm.logits(expected).transpose(1, 2).flatten(2)  # (B, T, heads)
+    cache = torch.zeros(2, 2, 4, weights.n_kv_heads, 32, settings.get("head_size", D // lm.config.n_heads))
+    (keys, values), functional, lengths = cache, Functional(weights), torch.tensor([9, 2, 5])
+    order = torch.tensor([3, 0, 2])  # texts of the first three rows
+    hidden, heads = functional.prefix(x[order, :9], lengths, torch.tensor([2, 0, 1]), keys, values)
+    torch.testing.assert_close(hidden, expected[order, lengths - 1], atol=1e-4, rtol=0)
+    torch.testing.assert_close(heads, logits[order, lengths - 1], atol=1e-4, rtol=0)
+    order, positions = order[[1, 2, 0]], lengths[[1, 2, 0]]
+    for _ in range(20):
+        given, own = x[order, positions], cache.clone()
+        found = torch.empty(3, D), torch.empty(3, weights.heads.weight.shape[1])
+        arrays = (given.clone(), positions, *own, *found)
+        kernel.step(kernel.arrays_of(weights), *(array.numpy() for array in arrays))
+        for hidden, heads in (found, functional.step(given, positions, keys, values, int(positions.max()) + 1)):
+            torch.testing.assert_close(hidden, expected[order, positions], atol=1e-4, rtol=0)
+            torch.testing.assert_close(heads, logits[order, positions], atol=1e-4, rtol=0)
+        torch.testing.assert_close(own, cache, atol=1e-5, rtol=0)
+        positions = positions + 1
+
+
+@every_backbone
+@pytest.mark.parametrize("n_codebooks", [1, 2, 4])
+@pytest.mark.parametrize("with_states", [False, True])
+def test_greedy_codes_and_states_equal_the_simple_way(settings, n_codebooks, with_states):
+    lm = ends_sometimes(make_lm(n_codebooks, max_positions=56, **settings))
+    batch = tasks(lm, 11)
+    expected = lm.generate(**batch, sampling=GREEDY, with_states=with_states)
+    assert n_codebooks == 4 or {generated.finish_reason for generated in expected} == {"stop", "length"}
+    decoder = Decoder(lm, rows=5)
+    for _ in range(2):  # also with the rows of the call before
+        assert_equal(decoder.generate(**batch, sampling=GREEDY, with_states=with_states), expected)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 9, 16, 40])
+def test_texts_wait_for_rows_and_come_back_in_order(rows):
+    lm = ends_sometimes(make_lm(2))
+    batch = tasks(lm, 16)
+    assert_equal(Decoder(lm, rows=rows).generate(**batch, sampling=GREEDY), lm.generate(**batch, sampling=GREEDY))
+
+
+def test_one_text_alone_and_none():
+    lm = make_lm(3)
+    decoder, one = Decoder(lm), {name: values[:1] for name, values in tasks(lm, 4).items()}
+    assert_equal(decoder.generate(**one, sampling=GREEDY), lm.generate(**one, sampling=GREEDY))
+    assert decoder.generate([], torch.tensor([]), torch.tensor([]), [], GREEDY) == []
+
+
+def test_texts_to_the_last_position():
+    lm = make_lm(3, max_positions=40)
+    with torch.no_grad():
+        lm.heads[0].weight[[0, lm.end]] = 0  # never the largest
+    texts, zero = [torch.arange(10), torch.arange(19), torch.arange(3)], torch.zeros(3, dtype=torch.long)
+    for with_states in (False, True):
+        arguments = [texts, zero, zero, [1000] * 3, GREEDY]
+        expected = lm.generate(*arguments, with_states=with_states)
+        assert_equal(Decoder(lm).generate(*arguments, with_states=with_states), expected)
+    with pytest.raises(ValueError, match="a text of 36 symbols leaves no room for speech"):
+        Decoder(lm).generate([torch.zeros(36, dtype=torch.long)], zero[:1], zero[:1], [5], GREEDY)
+
+
+SAMPLINGS = [Sampling(), Sampling(temperature=1.2, top_k=0, top_p=0.9, repetition_window=3), Sampling(0.9, 5, 1.0, 0)]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_what_is_drawn_for_a_text_does_not_depend_on_the_others(sampling):
+    lm = ends_sometimes(make_lm(2))
+    batch = tasks(lm, 12)
+
+    def codes(count: int, rows: int, seed: int) -> list:
+        first = {name: values[:count] for name, values in batch.items()}
+        generator = torch.Generator().manual_seed(seed)
+        made = Decoder(lm, rows=rows).generate(**first, sampling=sampling, generator=generator)
+        return [generated.codes.tolist() for generated in made]
+
+    every = codes(12, 12, seed=1)
+    assert codes(12, 5, seed=1) == codes(12, 1, seed=1) == every
+    assert codes(12, 12, seed=2) != every
+    for count in (1, 4):
+        # seeds of the texts are drawn in their order
+        assert codes(count, 12, seed=1) == every[:count]
+
+
+def test_draws_have_the_distribution_of_the_simple_way():
+    lm = make_lm(2)
+    n, zero = 1500, torch.zeros(1500, dtype=torch.long)
+    arguments = [[torch.arange(6)] * n, zero, zero, [3] * n, Sampling(temperature=1.0, top_k=6)]
+    shares = []
+    for generate in (lm.generate, Decoder(lm).generate):
+        made = generate(*arguments, torch.Generator().manual_seed(0))
+        firsts = torch.stack([generated.codes[:, 0] for generated in made])  # (n, K)
+        shares.append(torch.stack([torch.bincount(column, minlength=CODEBOOK_SIZE) / n for column in firsts.T]))
+    assert (shares[0] > 0.02).sum() > 4
+    torch.testing.assert_close(*shares, atol=0.05, rtol=0)
+
+
+@every_backbone
+def test_int8_is_close_and_the_same_for_few_rows_and_many(settings):
+    lm = make_lm(2, hidden_size=32, **({"head_size": 8} | settings if "head_size" in settings else settings))
+    weights = weights_of(lm)
+    small = quantized(weights)
+    assert weight_bytes(small) * 4 == weight_bytes(weights)
+    for name in ("qkv", "down", "heads"):
+        ours, theirs = getattr(restored(small), name), getattr(weights, name)
+        error = (ours.weight - theirs.weight).abs().amax(2)
+        assert (error <= getattr(small, name).scale * 0.5001).all()
+    batch = tasks(lm, 12)
+    many = Decoder(lm, rows=12, precision="int8").generate(**batch, sampling=GREEDY, with_states=True)
+    assert_equal(Decoder(lm, rows=2, precision="int8").generate(**batch, sampling=GREEDY, with_states=True), many)
+
+
+def test_int8_says_what_fp32_says_once_it_is_sure():
+    lm = make_lm(2, hidden_size=32)
+    codes, text = torch.randint(CODEBOOK_SIZE, (6, 2, 12), generator=torch.Generator().manual_seed(0)), torch.arange(6)
+    batch = {"text": torch.stack([text, text + 1, text + 2, text + 3, text + 4, text + 5]),
+             "text_lengths": torch.full((6,), 6), "codes": codes, "code_lengths": torch.full((6,), 12),
+             "speaker": torch.zeros(6, dtype=torch.long), "language": torch.zeros(6, dtype=torch.long)}
+    optimizer = torch.optim.AdamW(lm.parameters(), 1e-2, weight_decay=0)
+    for _ in range(80):
+        logits, targets = lm(**batch)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 2), targets.flatten(), ignore_index=-100)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    arguments = list(batch["text"]), batch["speaker"], batch["language"], [30] * 6, GREEDY
+    same = [ours.codes.equal(theirs.codes)
+            for ours, theirs in zip(Decoder(lm, precision="int8").generate(*arguments),
+                                    Decoder(lm).generate(*arguments), strict=True)]
+    assert sum(same) >= 5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@every_backbone
+@pytest.mark.parametrize("with_states", [False, True])
+def test_graphs_give_what_the_simple_way_gives(settings, with_states):
+    lm = ends_sometimes(make_lm(3, **settings))
+    batch = tasks(lm, 13)
+    expected = lm.generate(**batch, sampling=GREEDY, with_states=with_states)
+    on_gpu = {name: [v if v is None else v.cuda() for v in values] if name in ("text", "prompts", "voices") else values
+              for name, values in batch.items()}
+    on_gpu |= {name: batch[name].cuda() for name in ("speaker", "language")}
+    decoder = Decoder(lm.cuda(), rows=6)
+    for _ in range(2):
+        made = decoder.generate(**on_gpu, sampling=GREEDY, with_states=with_states)
+        for generated in made:
+            generated.codes = generated.codes.cpu()
+            generated.states = None if generated.states is None else generated.states.cpu()
+        assert_equal(made, expected)
+    assert decoder.session.graphs.keys() == {1, 2, 4, 6}
+    seeded = [decoder.generate(**on_gpu, sampling=Sampling(), generator=torch.Generator("cuda").manual_seed(1))
+              for _ in range(2)]
+    assert all(a.codes.equal(b.codes) for a, b in zip(*seeded, strict=True))
+    with pytest.raises(ValueError, match="int8 decoding is for CPUs, the model is on cuda"):
+        Decoder(lm, precision="int8")
