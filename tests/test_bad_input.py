@@ -186,6 +186,46 @@ def test_stages_that_are_missing_or_differ(own_chain, capsys):
         assert "data/codes/training: the codes are of codec" in error_of(script, "config.json")
 
 
+def test_hidden_states_need_the_language_model_of_these_codes(own_chain, capsys, caplog):
+    hidden, small = {"conditioning": "hidden", "segment_frames": 24, "max_steps": 3}, {"hidden_size": 8, "n_layers": 2}
+
+    def error_of(model: str = "tiny", stage: dict = hidden, **changes) -> str:
+        config = write_config(train__vocoder=stage, hidden_decoder=small, **changes)
+        return refused(capsys, "train_vocoder", "-c", config, "-m", model)
+
+    shutil.rmtree("checkpoints/tiny/vocoder")
+    assert error_of("none").startswith("checkpoints/none/llm: no checkpoint; train one first: python3 train_llm.py")
+    assert error_of(llm={"dropout": 0.2}).startswith("checkpoints/tiny/llm: was trained with another llm section")
+    assert "tiny/llm: was trained with another text section" in error_of(text={"frontend": "bytes"})
+    assert "nowhere/training: no cached codes" in error_of(data={"codes": "nowhere"})
+    assert 'set conditioning to "hidden" (it is "codes")' in error_of(stage={"joint": True})
+    weights = hidden | {"joint": True, "loss_weights": {"mel": 1.0}}
+    assert "without a weight: ['adversarial', 'decoder_mel', 'feature_matching', 'llm'," in error_of(stage=weights)
+    path = Path("checkpoints/tiny/llm/G_step4.pth")
+    lm = read_checkpoint(path)
+    for settings, message in (
+        ({"codec": lm["codec"] | {"fingerprint": "0123"}}, "the language model speaks codes of codec 0123, data/codes"),
+        ({"languages": ["de", "es"]}, "language 'en-us' is not among those trained: de, es"),
+        ({"ema": {}, "weights": {}}, "its weights do not fit this config: body.wte.weight is missing"),
+    ):
+        write_checkpoint(lm | settings, path)
+        assert message in error_of()
+
+    rows = load_codes("data/codes/training", lm["codec"]["fingerprint"])
+    sizes = [2 + len(row["ipa"]) + row["frames"] + 2 for row in rows]
+    room = max(sizes) - 1
+    lm["config"]["llm"]["max_positions"] = room
+    for name in ("weights", "ema"):
+        lm[name]["body.wpe.weight"] = lm[name]["body.wpe.weight"][:room].clone()
+    write_checkpoint(lm, path)
+    config = write_config(train__vocoder=hidden, hidden_decoder=small, llm={"max_positions": room})
+    run_script("train_vocoder", "-c", config, "-m", "tiny")
+    left_out = f"training: {sizes.count(max(sizes))} of 9 clips are longer than the model's {room} positions, left out"
+    assert left_out in caplog.text
+    error = error_of(stage=hidden | {"joint": True, "max_steps": 6}, llm={"max_positions": room})
+    assert error.startswith("checkpoints/tiny/vocoder: was trained with other joint than this run has")
+
+
 def test_config_files(own_chain, capsys):
     cases = {
         '{"data": {"trainingfilelist": "a"}}': "data.trainingfilelist: unknown key, did you mean 'training_filelist'?",

@@ -64,6 +64,18 @@ def test_vocoder_on_mel_and_encodec_are_no_chain():
     assert results["lm_steps"] == 75 + 1
 
 
+@pytest.mark.parametrize("joint", [False, True])
+def test_hidden_states(joint):
+    config = load_config(TINY)
+    hidden = {"conditioning": "hidden", "joint": joint, "segment_frames": 40, "adversarial_frames": 16}
+    train = config.train.model_copy(update={"vocoder": config.train.vocoder.model_copy(update=hidden)})
+    config = config.model_copy(update={"train": train})
+    results = measure_synthesis(config, repeats=1, seconds=1)
+    assert results["seconds_per_audio_second"].keys() == PARTS
+    for stage in ("vocoder_reconstruction", "vocoder_adversarial"):
+        assert measure_training(config, stage, 1)["clip_seconds"] == pytest.approx(40 * 256 / 22050)
+
+
 @pytest.mark.parametrize("bandwidth", [1.5, 3.0, 6.0, 12.0, 24.0])
 def test_encodec_sizes_equal_the_hub_model(bandwidth):
     config = Config(data=load_config(TINY).data, codec=EncodecConfig(bandwidth=bandwidth))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from conftest import run_script
+from conftest import run_script, write_config
 
 import synthesize
 from checkpoints import read_checkpoint, saved_steps, write_checkpoint
@@ -172,6 +172,63 @@ def test_a_chain_that_does_not_fit_is_refused(own_chain, stage, edit, message):
     edit_newest(stage, edit)
     with pytest.raises(ValueError, match=message):
         Synthesizer("tiny").speak(TEXT)
+
+
+@pytest.fixture
+def hidden_chain(own_chain):
+    """The chain with a vocoder stage on hidden states, and nothing else."""
+    stage = {"conditioning": "hidden", "segment_frames": 24, "adversarial_frames": 12, "max_steps": 2}
+    shutil.rmtree("checkpoints/tiny/vocoder")
+    run_script("train_vocoder", "-c", write_config(train__vocoder=stage), "-m", "tiny")
+    shutil.move("checkpoints/tiny/llm", "llm")
+
+
+def test_hidden_states_are_spoken(hidden_chain):
+    system = Synthesizer("tiny").system
+    greedy = {"sampling": Sampling(temperature=0), "generator": None}
+    ipa = ["həlˈoʊ", "ðə kwˈɪk bɹˈaʊn fˈɑːks dʒˈʌmps."]
+    voice = system.voice("ella", "de")
+    together = system.speak_parts(ipa, "de", voice, **greedy)
+    for one, part in zip(ipa, together, strict=True):
+        alone, = system.speak_parts([one], "de", voice, **greedy)
+        torch.testing.assert_close(part.samples, alone.samples, atol=1e-5, rtol=0)
+        text = torch.tensor(system.frontend.encode(one))
+        generated, = system.lm.generate([text], torch.tensor([1]), torch.tensor([0]), [system.bound(len(text))],
+                                        greedy["sampling"])
+        frames = torch.tensor([generated.codes.shape[1]])
+        with torch.no_grad():
+            states = system.lm.frame_states(text[None], torch.tensor([len(text)]), generated.codes[None], frames,
+                                            torch.tensor([1]), torch.tensor([0]))
+            mel = system.decoder(states, frames, torch.tensor([1]), torch.zeros(1), 4 * int(frames))
+            torch.testing.assert_close(part.samples, system.vocoder(mel).wave[0], atol=1e-4, rtol=0)
+    other, = system.speak_parts(ipa[:1], "de", system.voice("bruno", "de"), **greedy)
+    assert not other.samples.equal(together[0].samples)
+    system.frames_per_symbol = 4.0
+    for piece in system.pieces("nˈɛvɚ " * 60 + "ˈɛndɪŋ", voice):
+        n_symbols = len(system.frontend.encode(piece))
+        assert system.lm.state_positions_for(n_symbols, system.bound(n_symbols)) <= 512
+
+
+def test_hidden_states_go_on_in_the_voice_of_a_recording(hidden_chain, tmp_path):
+    speak = ["-m", "tiny", "--ipa", "həlˈoʊ", "--seed", 1, "-o"]
+    run_script("synthesize", *speak, tmp_path / "plain.wav")
+    reference = ["--reference", next(Path("data").glob("wavs/ella*.wav")), "--reference-text", "ɡˈʊd"]
+    run_script("synthesize", *speak, tmp_path / "voice.wav", *reference)
+    run_script("synthesize", *speak[2:], tmp_path / "last.wav")  # the model trained last needs no other stage
+    plain, voice, last = (load_audio(tmp_path / f"{name}.wav", 22050) for name in ("plain", "voice", "last"))
+    assert last.equal(plain)
+    assert not voice.equal(plain)
+
+
+@pytest.mark.parametrize(("edit", "message"), [
+    (lambda c: c["weights"].pop("lm.heads.0.weight") is c["ema"], "do not fit this config: lm.heads.0.weight is miss"),
+    (lambda c: c["weights"].update({"lm.x": c["weights"]["lm.heads.0.weight"]}), "this config: lm.x is unknown here"),
+    (lambda c: c["text"].update(table=99), "trained with another text frontend:\n  table 99 there, 1 here"),
+])
+def test_a_checkpoint_of_hidden_states_that_does_not_fit_is_refused(hidden_chain, edit, message):
+    edit_newest("vocoder", edit)
+    with pytest.raises(ValueError, match=message):
+        Synthesizer("tiny")
 
 
 def test_missing_and_damaged_stages(own_chain, caplog):
