@@ -1,0 +1,121 @@
+"""train_aligned.py on a tiny model, and speaking with what it trained."""
+
+import json
+
+import pytest
+import torch
+from conftest import run_script, write_config
+
+from config import load_config
+from data_utils import read_filelist
+from durations_cache import durations_fingerprint, write_durations
+from mel_processing import audio_seconds, frames_for
+from models.aligned_tts import Prosody
+from synthesis.aligned_system import AlignedSystem
+from synthesis.timings import save_timings, spoken_intervals
+from synthesize import Synthesizer
+from text import build_frontend
+
+DECODERS = {
+    "parallel": {"kind": "parallel", "hidden_size": 16, "n_layers": 1},
+    "flow": {"kind": "flow", "hidden_size": 16, "n_layers": 1, "n_steps": 2},
+    "autoregressive": {"kind": "autoregressive", "hidden_size": 16, "n_layers": 1, "n_heads": 2,
+                       "intermediate_size": 16},
+}
+
+
+def aligned_config(kind: str = "parallel", **stage: object) -> str:
+    return str(write_config(
+        f"{kind}.json", data={"durations": "durations"},
+        aligned={"hidden_size": 16, "n_layers": 1, "n_heads": 2, "feed_forward_size": 16, "predictor_size": 8,
+                 "decoder": DECODERS[kind]},
+        train__aligned={"batch_size": 2, "max_steps": 4, "eval_interval": 4, "save_interval": 2, "ema_decay": 0.5,
+                        **stage},
+    ))
+
+
+@pytest.fixture
+def with_durations(own_chain):
+    """The chain with every clip's frames shared out evenly."""
+    config = load_config(aligned_config())
+    frontend = build_frontend(config.text)
+    info = {"fingerprint": durations_fingerprint(config.audio.model_dump(), frontend.state())}
+    for part in ("training", "validation"):
+        rows = []
+        for clip in read_filelist(getattr(config.data, f"{part}_filelist")):
+            seconds = audio_seconds(clip.path)
+            frames, places = frames_for(round(seconds * 22050), config.audio), len(frontend.encode(clip.text)) + 2
+            durations = torch.linspace(0, frames, places + 1).round().long().diff().tolist()
+            rows.append({"path": str(clip.path), "speaker": clip.speaker, "language": clip.language, "ipa": clip.text,
+                         "durations": durations, "frames": frames, "seconds": seconds, "score": -1.0})
+        write_durations(f"durations/{part}", rows, info)
+    return own_chain
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_every_decoder_trains_and_speaks(with_durations, kind):
+    run_script("train_aligned", "-c", aligned_config(kind), "-m", "tiny")
+    log = (with_durations / "logs/tiny/aligned/train.log").read_text()
+    assert "mel_l1" in log
+    synthesizer = Synthesizer("tiny")
+    assert isinstance(synthesizer.system, AlignedSystem)
+    speech = synthesizer.speak("A man sat down. He saw a tree!", "en-us", seed=1)
+    again = synthesizer.speak("A man sat down. He saw a tree!", "en-us", seed=1)
+    assert torch.equal(speech.samples, again.samples)
+    assert torch.isfinite(speech.samples).all()
+    words = spoken_intervals(speech, "words")
+    assert [part.text for part in speech.parts] == ["A man sat down.", "He saw a tree!"]
+    assert "".join(word.label for word in words).replace("ˈ", "").replace("ˌ", "").startswith("ɐmænsæt")
+    ends = [time for word in words for time in (word.start, word.end)]
+    assert ends == sorted(ends)
+    assert ends[-1] <= speech.seconds + 1e-6
+
+
+def test_resumed_is_unbroken(with_durations):
+    for model, stops in (("whole", [4]), ("broken", [2, 4])):
+        for step in stops:
+            run_script("train_aligned", "-c", aligned_config("flow"), "-m", model, "--max-steps", step)
+    whole, broken = (torch.load(f"checkpoints/{model}/aligned/G_step4.pth", weights_only=True)
+                     for model in ("whole", "broken"))
+    for part in ("weights", "ema"):
+        for name, value in whole[part].items():
+            assert torch.equal(value, broken[part][name]), name
+
+
+def test_prosody_and_times(with_durations, tmp_path):
+    run_script("train_aligned", "-c", aligned_config(), "-m", "tiny")
+    synthesizer = Synthesizer("tiny")
+    torch.nn.init.constant_(synthesizer.system.model.predictors["duration"].out.bias, 2.0)
+    usual = synthesizer.speak("He saw a tree.")
+    fast = synthesizer.speak("He saw a tree.", prosody=Prosody(rate=2.0))
+    assert fast.seconds == pytest.approx(usual.seconds / 2, rel=0.05)
+    for name in ("a.json", "a.srt", "a.TextGrid"):
+        save_timings(tmp_path / name, usual)
+    times = json.loads((tmp_path / "a.json").read_text())
+    assert len(times["words"]) == len(spoken_intervals(usual, "words")) > 0
+    assert "He saw a tree." in (tmp_path / "a.srt").read_text()
+    assert 'name = "phones"' in (tmp_path / "a.TextGrid").read_text()
+    with pytest.raises(ValueError, match=r"a\.txt: times are written as"):
+        save_timings(tmp_path / "a.txt", usual)
+    with pytest.raises(ValueError, match="rate must be"):
+        Prosody(rate=0.0)
+    with pytest.raises(ValueError, match="name one of"):
+        synthesizer.speak("He saw a tree.", reference="voice.wav")
+
+
+def test_a_recording_that_changed_since_is_named(with_durations, caplog):
+    config = aligned_config()
+    clip = read_filelist("data/train_ipa.txt")[0]
+    clip.path.write_bytes(read_filelist("data/train_ipa.txt")[1].path.read_bytes())
+    with pytest.raises(SystemExit) as error:
+        run_script("train_aligned", "-c", config, "-m", "other")
+    assert error.value.code == 2
+    assert "were aligned; it has changed" in caplog.text
+
+
+def test_a_codes_model_has_no_prosody_and_no_times(chain):
+    synthesizer = Synthesizer("tiny")
+    with pytest.raises(ValueError, match="takes no rate"):
+        synthesizer.speak("He saw a tree.", prosody=Prosody(rate=2.0))
+    with pytest.raises(ValueError, match="does not know when"):
+        save_timings(chain / "a.json", synthesizer.speak("He.", seed=1))
