@@ -169,7 +169,7 @@ class Decoder:
         positions = rows.positions[:A]
         if self.kernel_weights is not None and KERNEL_ROWS[self.precision] >= A:
             arrays = (x, positions, rows.keys, rows.values, rows.hidden[:A], rows.logits[:A])
-            kernel.step(self.kernel_weights, *(array.numpy() for array in arrays))
+            kernel.step(self.kernel_weights, self.functional.arrays, *(array.numpy() for array in arrays))
         else:
             visible = limit + 1 if self.device.type == "cuda" else int(positions.max()) + 1
             rows.hidden[:A], rows.logits[:A] = self.functional.step(x, positions, rows.keys, rows.values, visible)

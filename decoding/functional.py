@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from decoding import kernel
 from decoding.weights import MATRICES, Weights
 
 PACKED_FOR = 32  # rows
@@ -17,7 +18,7 @@ class Functional:
     """Steps and prefixes of all backbones with the given weights (float32).
 
     On a CPU with oneDNN, which is faster here than the BLAS behind `F.linear`, its own layout of the matrices is made
-    once.
+    once; and the attention of a step is the kernel's, PyTorch's being slow for single queries.
     """
 
     def __init__(self, weights: Weights):
@@ -28,19 +29,26 @@ class Functional:
         self.products = {name: [(pack(weight), bias) for weight, bias in zip(matrix.weight, matrix.bias, strict=True)]
                          for name, matrix in matrices.items()}
         self.weights = weights._replace(**dict.fromkeys(MATRICES))  # the packed ones are all that is needed
+        self.arrays = kernel.arrays_of(weights.attention) if weights.norms.device.type == "cpu" else None
 
     def step(self, x: Tensor, positions: Tensor, keys: Tensor, values: Tensor, visible: int) -> tuple[Tensor, Tensor]:
         """Embeddings x (A, D) at `positions` (A,) of the first A rows of the cache (layers, rows, kv heads, positions,
         head size), of which the first `visible` positions are looked at -> last states (A, D), logits (A, heads)."""
-        rows = torch.arange(len(x), device=x.device)
-        seen = (torch.arange(visible, device=x.device) <= positions.unsqueeze(1))[:, None, None]  # (A, 1, 1, visible)
+        rows, at = torch.arange(len(x), device=x.device), positions.unsqueeze(1)
+        seen = (torch.arange(visible, device=x.device) <= at)[:, None, None]  # (A, 1, 1, visible)
 
-        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        def attend(layer: int, qkv: Tensor) -> Tensor:
+            if self.arrays is not None:
+                attended = qkv.new_empty(len(x), 1, self.weights.n_heads * keys.shape[4])
+                tensors = (positions, keys, values, qkv[:, 0], attended[:, 0])
+                kernel.attend(self.arrays, layer, *(tensor.numpy() for tensor in tensors))
+                return attended
+            query, key, value = self._heads(layer, qkv, at)
             keys[layer][rows, :, positions], values[layer][rows, :, positions] = key[:, :, 0], value[:, :, 0]
             past = (cache[layer, : len(x), :, :visible] for cache in (keys, values))
-            return F.scaled_dot_product_attention(query, *past, attn_mask=seen, enable_gqa=True)
+            return F.scaled_dot_product_attention(query, *past, attn_mask=seen, enable_gqa=True).transpose(1, 2)
 
-        hidden = self._states(x.unsqueeze(1), positions.unsqueeze(1), attend)[:, 0]
+        hidden = self._states(x.unsqueeze(1), at, attend)[:, 0]
         return hidden, self._product("heads", 0, hidden)
 
     def prefix(
@@ -51,9 +59,10 @@ class Functional:
         P = x.shape[1]
         positions = torch.arange(P, device=x.device).expand(len(x), P)
 
-        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        def attend(layer: int, qkv: Tensor) -> Tensor:
+            query, key, value = self._heads(layer, qkv, positions)
             keys[layer, rows, :, :P], values[layer, rows, :, :P] = key, value
-            return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+            return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True).transpose(1, 2)
 
         hidden = self._states(x, positions, attend)
         hidden = hidden[torch.arange(len(x), device=x.device), lengths - 1]
@@ -62,22 +71,11 @@ class Functional:
     def _states(self, x: Tensor, positions: Tensor, attend: Callable[..., Tensor]) -> Tensor:
         """x (B, T, D) at `positions` (B, T) -> (B, T, D)."""
         w = self.weights
-        B, T, _ = x.shape
         if len(w.positions):
             x = x + w.positions[positions]
-        if len(w.cos):
-            cos, sin = (table[positions].unsqueeze(1) for table in (w.cos, w.sin))  # (B, 1, T, head size)
-        size = w.cos.shape[1]
         for layer in range(len(self.products["qkv"])):
-            qkv = self._product("qkv", layer, self._norm(x, 2 * layer)).view(B, T, -1, size).transpose(1, 2)
-            query, key, value = qkv.split([w.n_heads, w.n_kv_heads, w.n_kv_heads], dim=1)  # (B, heads, T, head size)
-            if len(w.head_norms):
-                query, key = (F.rms_norm(part, (size,), norm, w.eps)
-                              for part, norm in zip((query, key), w.head_norms[layer], strict=True))
-            if len(w.cos):
-                query, key = (part * cos + _rotated(part) * sin for part in (query, key))
-            attended = attend(layer, query, key, value).transpose(1, 2).reshape(B, T, -1)
-            x = x + self._product("out", layer, attended)
+            attended = attend(layer, self._product("qkv", layer, self._norm(x, 2 * layer)))
+            x = x + self._product("out", layer, attended.reshape(*x.shape[:2], -1))
             raised = self._product("up", layer, self._norm(x, 2 * layer + 1))
             if self.gated:
                 gate, raised = raised.chunk(2, dim=2)
@@ -86,6 +84,19 @@ class Functional:
                 active = F.gelu(raised, approximate="tanh")
             x = x + self._product("down", layer, active)
         return self._norm(x, -1)
+
+    def _heads(self, layer: int, qkv: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The product (B, T, outputs) as queries, keys and values (B, heads, T, head size)."""
+        w, size = self.weights, self.weights.cos.shape[1]
+        counts = [w.n_heads, w.n_kv_heads, w.n_kv_heads]
+        query, key, value = qkv.view(*qkv.shape[:2], -1, size).transpose(1, 2).split(counts, dim=1)
+        if len(w.head_norms):
+            query, key = (F.rms_norm(part, (size,), norm, w.eps)
+                          for part, norm in zip((query, key), w.head_norms[layer], strict=True))
+        if len(w.cos):
+            cos, sin = (table[positions].unsqueeze(1) for table in (w.cos, w.sin))  # (B, 1, T, head size)
+            query, key = (part * cos + _rotated(part) * sin for part in (query, key))
+        return query, key, value
 
     def _norm(self, x: Tensor, index: int) -> Tensor:
         w = self.weights

@@ -89,18 +89,18 @@ def normalize(weights, index, x, y):
 
 
 @njit(**OPTIONS)
-def turn(weights, layer, which, position, vector, target):
+def turn(attention, layer, which, position, vector, target):
     """A head's query (which 0) or key (1) into `target`, normalised and turned where the backbone does that."""
     size, factor = vector.shape[0], ONE
-    if weights.head_norms.shape[0] > 0:
+    if attention.head_norms.shape[0] > 0:
         square = ZERO
         for i in range(size):
             square += vector[i] * vector[i]
-        factor = ONE / np.sqrt(square / np.float32(size) + np.float32(weights.eps))
+        factor = ONE / np.sqrt(square / np.float32(size) + np.float32(attention.eps))
         for i in range(size):
-            vector[i] *= factor * weights.head_norms[layer, which, i]
-    if weights.cos.shape[0] > 0:
-        half, cos, sin = size // 2, weights.cos[position], weights.sin[position]
+            vector[i] *= factor * attention.head_norms[layer, which, i]
+    if attention.cos.shape[0] > 0:
+        half, cos, sin = size // 2, attention.cos[position], attention.sin[position]
         for i in range(half):
             target[i] = vector[i] * cos[i] - vector[i + half] * sin[i]
             target[i + half] = vector[i + half] * cos[i + half] + vector[i] * sin[i + half]
@@ -109,22 +109,22 @@ def turn(weights, layer, which, position, vector, target):
 
 
 @njit(**OPTIONS)
-def attend(weights, layer, positions, keys, values, qkv, y):
+def attend(attention, layer, positions, keys, values, qkv, y):
     """Queries, keys and values (A, outputs) of the new positions -> y (A, heads x head size); keys and values join
     the cache (layers, rows, kv heads, positions, head size)."""
-    size, shared = keys.shape[4], weights.n_heads // weights.n_kv_heads
+    size, shared = keys.shape[4], attention.n_heads // attention.n_kv_heads
     query, scores = np.empty(size, np.float32), np.empty(keys.shape[3], np.float32)
     factor = ONE / np.sqrt(np.float32(size))
     for row in range(qkv.shape[0]):
         position = positions[row]
-        for g in range(weights.n_kv_heads):
+        for g in range(attention.n_kv_heads):
             key, value = keys[layer, row, g], values[layer, row, g]
-            first = (weights.n_heads + g) * size
-            turn(weights, layer, 1, position, qkv[row, first : first + size], key[position])
-            first += weights.n_kv_heads * size
+            first = (attention.n_heads + g) * size
+            turn(attention, layer, 1, position, qkv[row, first : first + size], key[position])
+            first += attention.n_kv_heads * size
             value[position] = qkv[row, first : first + size]
             for head in range(g * shared, (g + 1) * shared):
-                turn(weights, layer, 0, position, qkv[row, head * size : (head + 1) * size], query)
+                turn(attention, layer, 0, position, qkv[row, head * size : (head + 1) * size], query)
                 highest = np.float32(-np.inf)
                 for j in range(position + 1):
                     score = ZERO
@@ -167,7 +167,7 @@ def add(x, y):
 
 
 @njit(**OPTIONS)
-def step(weights, x, positions, keys, values, hidden, logits):
+def step(weights, attention, x, positions, keys, values, hidden, logits):
     """Embeddings x (A, D), which are used up, at `positions` (A,) of the first A rows of the cache (layers, rows, kv
     heads, positions, head size) -> the last states in `hidden` (A, D) and `logits` (A, heads)."""
     A, inner = x.shape[0], weights.down.weight.shape[2]
@@ -182,7 +182,7 @@ def step(weights, x, positions, keys, values, hidden, logits):
     for layer in range(weights.qkv.weight.shape[0]):
         normalize(weights, 2 * layer, x, change)
         product(weights.qkv, layer, change, qkv)
-        attend(weights, layer, positions, keys, values, qkv, heads)
+        attend(attention, layer, positions, keys, values, qkv, heads)
         product(weights.out, layer, heads, change)
         add(x, change)
         normalize(weights, 2 * layer + 1, x, change)

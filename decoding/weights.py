@@ -21,6 +21,17 @@ class Matrix(NamedTuple):
     """(layers, outputs)"""
 
 
+class Attention(NamedTuple):
+    """What happens between the products of attention."""
+
+    head_norms: Tensor
+    cos: Tensor
+    sin: Tensor
+    eps: float
+    n_heads: int
+    n_kv_heads: int
+
+
 class Weights(NamedTuple):
     """A decoder-only transformer with heads for codes. What a kind of backbone does not have, has no rows.
 
@@ -48,6 +59,11 @@ class Weights(NamedTuple):
     eps: float
     n_heads: int
     n_kv_heads: int
+
+    @property
+    def attention(self) -> Attention:
+        """The part of it that attention needs."""
+        return Attention(self.head_norms, self.cos, self.sin, self.eps, self.n_heads, self.n_kv_heads)
 
 
 @torch.no_grad()

@@ -73,7 +73,7 @@ def test_every_step_equals_the_backbone(settings):
         given, own = x[order, positions], cache.clone()
         found = torch.empty(3, D), torch.empty(3, weights.heads.weight.shape[1])
         arrays = (given.clone(), positions, *own, *found)
-        kernel.step(kernel.arrays_of(weights), *(array.numpy() for array in arrays))
+        kernel.step(kernel.arrays_of(weights), functional.arrays, *(array.numpy() for array in arrays))
         for hidden, heads in (found, functional.step(given, positions, keys, values, int(positions.max()) + 1)):
             torch.testing.assert_close(hidden, expected[order, positions], atol=1e-4, rtol=0)
             torch.testing.assert_close(heads, logits[order, positions], atol=1e-4, rtol=0)
