@@ -8,9 +8,14 @@ from dataclasses import dataclass
 import librosa
 import numpy as np
 import pyworld
+import torch
+
+from config import AudioConfig
+from prosody import fundamental_frequency
 
 RATE = 16000
-FRAME_MILLISECONDS = 5.0
+FRAMES = AudioConfig(sample_rate=RATE, hop_length=80, padding="center")
+"""Every 5 ms from the first sample on, as WORLD has them."""
 ORDER = 24
 ALPHA = 0.41  # of the all-pass warping that comes nearest the mel scale at 16 kHz (SPTK)
 MIN_SECONDS = 0.1
@@ -18,7 +23,7 @@ MIN_SECONDS = 0.1
 
 @dataclass
 class Analysis:
-    """What WORLD hears in a wave."""
+    """What is heard in a wave."""
 
     f0: np.ndarray
     """(frames,) Hz, 0 where unvoiced"""
@@ -27,12 +32,11 @@ class Analysis:
 
 
 def analyse(wave: np.ndarray) -> Analysis:
-    """F0 (DIO, refined by StoneMask) and mel-cepstra of the smooth spectrum (CheapTrick) of a wave (samples,) at
-    `RATE`, every 5 ms."""
-    samples = wave.astype(np.float64)
-    rough, times = pyworld.dio(samples, RATE, frame_period=FRAME_MILLISECONDS)
-    f0 = pyworld.stonemask(samples, rough, times, RATE)
-    return Analysis(f0, mel_cepstra(pyworld.cheaptrick(samples, f0, times, RATE)))
+    """F0 (Praat's) and mel-cepstra of the smooth spectrum (WORLD's CheapTrick) of a wave (samples,) at `RATE`, every
+    5 ms."""
+    f0 = fundamental_frequency(torch.from_numpy(wave), FRAMES).numpy().astype(np.float64)
+    times = np.arange(len(f0)) * FRAMES.hop_length / RATE
+    return Analysis(f0, mel_cepstra(pyworld.cheaptrick(wave.astype(np.float64), f0, times, RATE)))
 
 
 def mel_cepstra(power: np.ndarray, order: int = ORDER, alpha: float = ALPHA) -> np.ndarray:

@@ -19,7 +19,7 @@ LIBRARIES = {
     "preprocessing": {"preprocessing", "config", "mel_processing", "data_utils"},
     "durations_cache": set(), "alignments": {"alignments", "config", "mel_processing", "data_utils", "text"},
     "evaluation": {"evaluation", "config", "checkpoints", "data_utils", "losses", "mel_processing", "models",
-                   "plotting", "preprocessing"},
+                   "plotting", "preprocessing", "prosody"},
     "decoding": {"decoding", "models"},
     "synthesis": {"synthesis", "decoding", "alignments.textgrids", "config", "checkpoints", "models", "text",
                   "voice_prompts"},
