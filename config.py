@@ -359,6 +359,9 @@ class StageConfig(Section):
     log_interval: Positive = 10
     eval_interval: Positive = 1000
     save_interval: Positive = 1000
+    """Steps between checkpoints."""
+    save_epochs: Positive | None = None
+    """Epochs between checkpoints, instead of save_interval."""
     keep_last: Positive = 3
     wandb: bool = False
 

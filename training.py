@@ -15,7 +15,7 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,7 @@ from checkpoints import (
 from config import StageConfig
 from optimization import learning_rate_at, moving_average
 from random_state import random_state, set_random_state
+from step_clock import StepClock
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ def stage_arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--weights-from", metavar="G_FILE", help="start from the weights of another run (fine-tuning)")
     parser.add_argument("--max-steps", type=positive, help="stop at this step instead of the config's max_steps")
     parser.add_argument("--test-mode", action="store_true", help="10 steps on a handful of clips")
+    parser.add_argument("--profile", action="store_true", help="say at the end where a step's time goes")
     return parser
 
 
@@ -114,6 +116,7 @@ class Run:
         self.best = math.inf
         self._stop = self._trial = False
         self._step_log: dict[str, list] = defaultdict(list)
+        self._profile, self._clock = arguments.profile, None
         try:
             self._start_from(arguments)
         except ValueError:
@@ -195,7 +198,12 @@ class Run:
         A loss or gradient that is not finite skips the step; after 20 in a row the run stops with a ValueError.
         """
         optimizer = self.optimizers[name]
-        self.accelerator.backward(loss)
+        with self._timed("backward"):
+            self.accelerator.backward(loss)
+        with self._timed("optimizer"):
+            self._optimizer_step(name, optimizer)
+
+    def _optimizer_step(self, name: str, optimizer: torch.optim.Optimizer) -> None:
         if self._trial:
             optimizer.zero_grad()
             return
@@ -254,6 +262,7 @@ class Run:
             if self.step == 0:
                 self.validate(validate)
             started, started_step = time.perf_counter(), self.step
+            self._clock = StepClock(self.device) if self._profile else None
             while self.step < self.max_steps and not self._stop:
                 self._set_learning_rate(steps_per_epoch)
                 self.train_step(stream, training_step)
@@ -261,17 +270,22 @@ class Run:
                 last = self.step == self.max_steps
                 if self.step % self.stage.log_interval == 0 or last:
                     rate = (self.step - started_step) / (time.perf_counter() - started)
-                    self._log_step(bar, rate)
+                    with self._timed("logging"):
+                        self._log_step(bar, rate)
                 if self.step % self.stage.eval_interval == 0 or last:
-                    self.validate(validate)
-                if self.step % self.stage.save_interval == 0:
-                    self.save()
+                    with self._timed("validation"):
+                        self.validate(validate)
+                if self._saves_now(steps_per_epoch):
+                    with self._timed("saving"):
+                        self.save()
         finally:
             # its workers end with it, and must not live on with this frame, which a library may have kept
             del stream
         bar.close()
         if self._saved_step != self.step:
             self.save()
+        if self._clock:
+            log.info("where the time went:\n%s", self._clock.table(self.step - started_step))
         log.info("%s at step %d of %d", "stopped" if self._stop else "finished", self.step, self.max_steps)
 
     def train_step(self, stream: Iterator, training_step: Callable[["Run", object], dict[str, Tensor]]) -> None:
@@ -280,14 +294,26 @@ class Run:
         for network in networks:
             network.train()
         for _ in range(self.stage.gradient_accumulation):
-            batch = next(stream)
-            with self.accelerator.accumulate(*networks):
+            with self._timed("loading"):
+                batch = next(stream)
+            # what is not backward or optimizer in it
+            with self.accelerator.accumulate(*networks), self._timed("forward"):
                 for name, value in training_step(self, batch).items():
                     self._step_log[name].append(value.detach())
             self.batches += 1
         self.step += 1
         if self.ema:
-            self.ema.update_parameters(self.unwrapped())
+            with self._timed("optimizer"):
+                self.ema.update_parameters(self.unwrapped())
+
+    def _saves_now(self, steps_per_epoch: int) -> bool:
+        epochs = self.stage.save_epochs
+        if epochs:
+            return self.step % (epochs * max(1, steps_per_epoch // self.stage.gradient_accumulation)) == 0
+        return self.step % self.stage.save_interval == 0
+
+    def _timed(self, part: str) -> AbstractContextManager:
+        return self._clock.part(part) if self._clock else nullcontext()
 
     def validate(self, validate: Callable[["Run"], dict[str, float]]) -> None:
         """Runs the stage's validation on the main process without touching the random state of training."""

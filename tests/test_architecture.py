@@ -10,8 +10,8 @@ ROOT = Path(__file__).parents[1]
 LIBRARIES = {
     # what each may import of ours; a name stands for the module or package and all in it
     "cli": set(), "plotting": set(), "checkpoints": set(), "codes_cache": set(), "config": set(),
-    "mel_processing": {"config"}, "training": {"config", "checkpoints", "optimization", "random_state"},
-    "optimization": {"config"}, "random_state": set(), "losses": {"mel_processing"},
+    "mel_processing": {"config"}, "training": {"config", "checkpoints", "optimization", "random_state", "step_clock"},
+    "optimization": {"config"}, "random_state": set(), "step_clock": set(), "losses": {"mel_processing"},
     "data_utils": {"text", "mel_processing", "config"}, "lm_data": {"data_utils"}, "voice_prompts": {"mel_processing"},
     "prosody": {"config", "mel_processing"}, "aligned_data": {"data_utils", "mel_processing", "prosody"},
     "text": {"text", "config"},

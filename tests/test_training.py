@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -27,7 +28,8 @@ METADATA = {"config": {"audio": AudioConfig().model_dump()}, "speakers": ["ann"]
 
 
 def arguments(**changes) -> argparse.Namespace:
-    defaults = {"model": "toy", "resume": "auto", "weights_from": None, "max_steps": None, "test_mode": False}
+    defaults = {"model": "toy", "resume": "auto", "weights_from": None, "max_steps": None, "test_mode": False,
+                "profile": False}
     return argparse.Namespace(**(defaults | changes))
 
 
@@ -330,3 +332,15 @@ def test_the_stream_ends_with_training_even_if_its_frame_is_kept(tmp_path):
     run.fit(stream, 2, next(batches(0)), step, validate)
     assert len(kept) == 3
     assert ended == [0]
+
+
+def test_a_profile_names_the_parts_of_a_step(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    fit(make_run(tmp_path, options={"profile": True}))
+    for part in ("loading", "forward", "backward", "optimizer", "logging", "validation", "saving"):
+        assert re.search(rf"{part} +[\d.]+ ms a step", caplog.text), part
+
+
+def test_checkpoints_every_so_many_epochs(tmp_path):
+    fit(make_run(tmp_path, max_steps=12, save_epochs=3, save_interval=1, keep_last=9))  # 2 steps an epoch
+    assert saved_steps(tmp_path / "checkpoints/toy/codec") == [12, 6]
