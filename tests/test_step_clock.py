@@ -21,8 +21,8 @@ def test_an_inner_part_does_not_count_for_the_outer_one(monkeypatch):
                 now[0] += 4
             now[0] += 8
         now[0] += 16
-    assert clock.seconds == {"other": 32, "loading": 2, "forward": 20, "backward": 8}
     rows = [row.split() for row in clock.table(2).splitlines()]
+    assert clock.seconds == {"other": 32, "loading": 2, "forward": 20, "backward": 8}
     assert [(name, float(ms), share) for name, ms, *_, share in rows] == [
         ("other", 16000, "51.6%"), ("forward", 10000, "32.3%"), ("backward", 4000, "12.9%"), ("loading", 1000, "3.2%"),
     ]
