@@ -149,17 +149,13 @@ def _frames_of(
     for i in reversed(range(len(phones))):
         last[i] = min(last[i], first[i + 1] if i + 1 < len(phones) else frames)
         first[i] = min(first[i], last[i] - 1)
-    durations = [0] * (units[-1].place + 1)
-    at, pause = 0, 0
-    place = dict(zip((unit.place for unit in phones), zip(first, last, strict=True), strict=True))
-    for unit in units:
-        if unit.optional:
-            pause = unit.place
-            continue
-        start, end = place[unit.place]
-        before = units[units.index(unit) - 1]
-        durations[before.place] += start - at
-        durations[unit.place] += end - start
-        at = end
-    durations[pause] += frames - at
+    durations, at = [0] * (units[-1].place + 1), 0
+    edges = iter(zip(first, last, strict=True))
+    for before, unit in pairwise(units):  # the first and the last unit are silences
+        if not unit.optional:
+            start, end = next(edges)
+            durations[before.place] += start - at
+            durations[unit.place] += end - start
+            at = end
+    durations[units[-1].place] += frames - at
     return durations

@@ -1,7 +1,6 @@
 """TextGrids (Praat): what our alignments are written as, and what others' are read from."""
 
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from praatio import textgrid
@@ -71,8 +70,9 @@ def read_textgrid(path: Path) -> tuple[list[Interval], list[Interval], float]:
         if len(found) != 1:
             raise ValueError(f"{path}: {len(found)} tiers '{name}', expected one; it has {', '.join(grid.tierNames)}")
         entries = [Interval(e.start, e.end, e.label.strip()) for e in grid.getTier(found[0]).entries]
-        for before, after in pairwise(entries):
-            if abs(after.start - before.end) > 1e-3:
-                raise ValueError(f"{path}: the tier {found[0]} has a gap from {before.end:g} to {after.start:g} s")
+        edges = [0.0, *(time for e in entries for time in (e.start, e.end)), float(grid.maxTimestamp)]
+        for end, start in zip(edges[::2], edges[1::2], strict=True):
+            if abs(start - end) > 1e-3:
+                raise ValueError(f"{path}: the tier {found[0]} has a gap from {end:g} to {start:g} s")
         tiers.append([Interval(e.start, e.end, "" if e.label.lower() in SILENCES else e.label) for e in entries])
     return tiers[0], tiers[1], float(grid.maxTimestamp)
