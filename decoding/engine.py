@@ -111,7 +111,7 @@ class Decoder:
         most = self.lm.config.max_positions
         n_positions = min(-(-n_positions // POSITIONS) * POSITIONS, most)
         if self.device.type == "cuda":  # one shape whatever the texts are, for the graphs
-            n, n_positions = _bucket(n, self.n_rows), most
+            n, n_positions = bucket(n, self.n_rows), most
         key, last = (sampling, with_states), self.session
         if last is None or last.key != key or last.rows.keys.shape[1] < n or last.rows.keys.shape[3] < n_positions:
             rows = Rows.allocate(self.lm, self.cache_shape, sampling, n, n_positions, with_states)
@@ -133,7 +133,7 @@ class Decoder:
             if session.rows.states.shape[1] or not bool(session.rows.done[:A].all()):
                 self._read(session.rows, A)
             return
-        A = _bucket(A, session.rows.keys.shape[1])
+        A = bucket(A, session.rows.keys.shape[1])
         if A not in session.graphs:
             session.graphs[A] = self._capture(session, A)
         for _ in range(STEPS_PER_LOOK):
@@ -187,6 +187,6 @@ class Decoder:
         return made
 
 
-def _bucket(n: int, most: int) -> int:
-    """The power of two from n on, or `most`."""
+def bucket(n: int, most: int) -> int:
+    """The least power of two that is no less than n, or `most` if that is less."""
     return min(1 << (n - 1).bit_length(), most)

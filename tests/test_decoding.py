@@ -6,7 +6,7 @@ from test_backbones import BACKBONES
 from test_token_lm import CODEBOOK_SIZE, GREEDY, N_SYMBOLS, make_lm
 
 from decoding import kernel
-from decoding.engine import Decoder
+from decoding.engine import STEPS_PER_LOOK, Decoder, bucket
 from decoding.functional import Functional
 from decoding.weights import quantized, read_weights, restored, weight_bytes
 from models.layers.sampling import Sampling
@@ -189,6 +189,22 @@ def test_int8_says_what_fp32_says_once_it_is_sure():
             for ours, theirs in zip(Decoder(lm, precision="int8").generate(*arguments),
                                     Decoder(lm).generate(*arguments), strict=True)]
     assert sum(same) >= 5
+
+
+@pytest.mark.parametrize("with_states", [False, True])
+def test_steps_after_the_end_change_nothing(with_states, monkeypatch):
+    """As on a GPU: steps in groups, over more rows than are in use."""
+    def advance(self, session, A):
+        for _ in range(STEPS_PER_LOOK):
+            session.draw(session.rows, bucket(A, session.rows.keys.shape[1]))
+            self._read(session.rows, bucket(A, session.rows.keys.shape[1]))
+
+    monkeypatch.setattr(Decoder, "_advance", advance)
+    lm = ends_sometimes(make_lm(3, max_positions=56))
+    batch = tasks(lm, 13)
+    expected = lm.generate(**batch, sampling=GREEDY, with_states=with_states)
+    for rows in (1, 6, 13):
+        assert_equal(Decoder(lm, rows=rows).generate(**batch, sampling=GREEDY, with_states=with_states), expected)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
