@@ -11,6 +11,7 @@ from torch import Tensor
 
 from checkpoints import newest_checkpoint, require_checkpoint, saved_steps
 from config import MelCodecConfig, parse_config
+from decoding.engine import Decoder
 from models import Codec, MelToWave, build_token_lm, build_wave_generator, load_codec, load_network
 from models.aligned_tts import Prosody
 from models.layers.sampling import Sampling
@@ -82,6 +83,7 @@ class TokenSystem:
             )
         if lm_config.audio != self.audio:
             raise ValueError(f"{folder}: llm and vocoder were trained with different audio sections")
+        self.fast_lm = Decoder(self.lm)
         generator.vocoder.remove_weight_norm()
         self.vocoder = generator.vocoder.to(device)
 
@@ -215,7 +217,7 @@ class TokenSystem:
         prompt = voice.prompt
         ids = [torch.tensor(self._encode(ipa, prompt), device=self.device) for ipa in parts]
         recordings = {} if prompt is None else {"prompts" if prompt.ipa else "voices": [prompt.codes] * len(ids)}
-        return self.lm.generate(
+        return self.fast_lm.generate(
             ids, torch.full((len(ids),), voice.speaker, device=self.device),
             torch.full((len(ids),), language, device=self.device),
             [self.bound(len(self.frontend.encode(ipa))) for ipa in parts], sampling, generator,
