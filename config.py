@@ -85,6 +85,8 @@ class DataConfig(Section):
     """Folder for the cached codes of both filelists."""
     durations: str = "data/durations"
     """Folder for the durations of both filelists that align.py writes."""
+    mels: str = "data/mels"
+    """Folder for the mels of both filelists that preprocess_mels.py writes."""
     alignments: str = "own"
     """`own`: durations of our own aligner, else a folder of TextGrids as the Montreal Forced Aligner writes them."""
     min_seconds: PositiveFloat = 0.4
@@ -411,6 +413,9 @@ class VocoderStage(StageConfig):
     segment_frames: Positive = 32
     adversarial_start: Annotated[int, Field(ge=0)] = 0
     """Until this step: reconstruction losses alone, which is many times cheaper on a CPU."""
+    predicted_start: Annotated[int, Field(ge=0)] | None = None
+    """With mel: from this step on the vocoder hears the mels that the aligned-duration model makes of the clips
+    (preprocess_mels.py), and learns to make up for what they lack; null: never."""
     adversarial_frames: Positive | None = None
     """From then on waves are made and judged of so many mel frames alone, anywhere in the segment; null: of all."""
     loss_weights: dict[str, float] = {
@@ -424,6 +429,9 @@ class VocoderStage(StageConfig):
         if self.joint and self.conditioning != "hidden":
             raise ValueError(f'joint trains the language model through its hidden states: set conditioning to "hidden" '
                              f'(it is "{self.conditioning}"), or joint to false')
+        if self.predicted_start is not None and self.conditioning != "mel":
+            raise ValueError(f'predicted_start replaces the recordings\' mel: set conditioning to "mel" (it is '
+                             f'"{self.conditioning}"), or predicted_start to null')
         if (self.adversarial_frames or 0) > self.segment_frames:
             raise ValueError(f"adversarial_frames {self.adversarial_frames} are part of segment_frames "
                              f"{self.segment_frames}, of which there must be as many")

@@ -1,6 +1,7 @@
 """Filelists, and what turns them into batches."""
 
 import logging
+import math
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from config import DataConfig
-from mel_processing import AudioConfig, audio_seconds, load_audio
+from mel_processing import AudioConfig, audio_seconds, frames_for, load_audio
 
 log = logging.getLogger(__name__)
 
@@ -208,23 +209,27 @@ class WaveSegments(Dataset):
     """Random segments of `n_samples` of the clips, with their speaker; shorter clips end in silence.
 
     With `codes` (one (n_codebooks, frames) array a clip) also the codes around the segment: `context` frames more on
-    either side, and where in them the segment starts.
+    either side, and where in them the segment starts. With `mels` (one (frames, n_mels) array a clip) also the
+    segment of these.
     """
 
     def __init__(
         self, clips: Sequence[Clip], speakers: Sequence[str], audio: AudioConfig, segment_frames: int,
         codes: Sequence[np.ndarray] | None = None, code_frame_rate: float = 0.0, context: int = 16,
+        mels: Sequence[np.ndarray] | None = None,
     ):
         self.clips, self.audio, self.n_frames = clips, audio, segment_frames
         self.speakers = {name: i for i, name in enumerate(speakers)}
         self.codes, self.codes_per_frame, self.context = codes, code_frame_rate / audio.frame_rate, context
+        self.mels = mels
         self.seconds = [audio_seconds(clip.path) for clip in clips]
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def draw(self, draw: Draw) -> dict:
-        """{wave (samples,), speaker, name} and with codes {codes (n_codebooks, window), code_length, start}."""
+        """{wave (samples,), speaker, name}, with codes {codes (n_codebooks, window), code_length, start}, and with mels
+        {predicted_mel (n_mels, frames)}."""
         return self.segment(draw.index, self.first_frame(draw))
 
     def first_frame(self, draw: Draw) -> int:
@@ -240,6 +245,11 @@ class WaveSegments(Dataset):
         wave = load_audio(clip.path, rate, first_frame * hop / rate, n_samples / rate)[:n_samples]
         wave = F.pad(wave, (0, n_samples - len(wave)))
         item = {"wave": wave, "speaker": self.speakers[clip.speaker], "name": str(clip.path)}
+        if self.mels is not None:
+            n_frames = frames_for(n_samples, self.audio)
+            mel = torch.from_numpy(self.mels[index][first_frame : first_frame + n_frames].astype(np.float32)).T
+            silence = math.log(self.audio.floor)
+            item["predicted_mel"] = F.pad(mel, (0, n_frames - mel.shape[1]), value=silence)
         if self.codes is None:
             return item
         window = int(self.n_frames * self.codes_per_frame) + 2 + 2 * self.context

@@ -3,7 +3,8 @@
 
     python3 train_vocoder.py -c configs/ipa_tts.json -m my_model
 
-train.vocoder.conditioning "mel": the recordings' own mel; needs no codes. "codes": the mel decoder and the vocoder
+train.vocoder.conditioning "mel": the recordings' own mel; needs no codes; with predicted_start from then on the mels
+that the aligned-duration model makes of the clips (preprocess_mels.py). "codes": the mel decoder and the vocoder
 together on the cached codes, so that the vocoder hears what synthesis will give it; the decoder of our own codec
 starts from the trained codec and goes on learning, EnCodec's starts fresh. "hidden": a fresh decoder of the trained
 language model's states (section "hidden_decoder") and the vocoder, with "joint" the language model as well; the
@@ -43,6 +44,7 @@ from losses import (
     weighted_sum,
 )
 from mel_processing import audio_seconds, frames_for, log_mel
+from mels_cache import load_mels
 from models import build_wave_generator, codec_data, generate_wave, load_codec
 from models.codec import MelCodec
 from models.discriminators import build_discriminators
@@ -138,7 +140,11 @@ def train(config: Config, arguments) -> None:
             texts = CodeSequences(rows, frontend.encode, speakers, metadata["languages"])
             return SpokenSegments(waves, texts), clips, lengths
         codes = rows and [np.array(codes, dtype=np.int16) for codes in rows["codes"]]
-        return WaveSegments(clips, speakers, audio, n_frames, codes, codec.frame_rate if codec else 0.0), clips, lengths
+        mels = None
+        if stage.predicted_start is not None:
+            mels = load_mels(f"{config.data.mels}/{part}", [clip.path for clip in clips], audio)
+        code_rate = codec.frame_rate if codec else 0.0
+        return WaveSegments(clips, speakers, audio, n_frames, codes, code_rate, mels=mels), clips, lengths
 
     most = (8, 2) if arguments.test_mode else (len(clips), VALIDATION_CLIPS)
     dataset, clips, lengths = segments(clips, rows, "training", most[0], stage.segment_frames)
@@ -157,12 +163,16 @@ def train(config: Config, arguments) -> None:
     weights = {name: weight for name, weight in stage.loss_weights.items() if name not in absent}
     adversarial = {"adversarial", "feature_matching"}
 
+    def heard(run: Run, batch: dict, mel: Tensor) -> Tensor:
+        """The mel that the vocoder is given: the recording's or, from predicted_start on, the predicted one."""
+        return mel if stage.predicted_start is None or run.step < stage.predicted_start else batch["predicted_mel"]
+
     def training_step(run: Run, batch: dict) -> dict[str, Tensor]:
         batch = run.to_device(batch)
         mel, crop = log_mel(batch["wave"], audio), None
         if stage.adversarial_frames and run.step >= stage.adversarial_start:
             crop = random_crop(mel, frames_for(stage.adversarial_frames * audio.hop_length, audio))
-        decoded_mel, output, *predicted = generate_wave(run.generator, batch, mel, crop)
+        decoded_mel, output, *predicted = generate_wave(run.generator, batch, heard(run, batch, mel), crop)
         wave = crop_wave(batch["wave"], output.wave.shape[1], audio.hop_length, crop)
         losses = reconstruction_losses(
             output.wave, wave, mel if crop is None else log_mel(wave, audio), audio, fake_subbands=output.subbands,
@@ -191,7 +201,7 @@ def train(config: Config, arguments) -> None:
             samples = min(int(audio_seconds(held_out[i].path) * audio.sample_rate), batch["wave"].shape[1])
             frames = max(1, frames_for(samples, audio) - 2)
             mel = log_mel(batch["wave"], audio)
-            decoded_mel, output, *predicted = generate_wave(network, batch, mel)
+            decoded_mel, output, *predicted = generate_wave(network, batch, heard(run, batch, mel))
             if predicted:
                 llm.append(token_cross_entropy(*predicted))
             made = log_mel(output.wave, audio)

@@ -17,7 +17,7 @@ LIBRARIES = {
     "text": {"text", "config"},
     "models": {"models", "config", "checkpoints"},
     "preprocessing": {"preprocessing", "config", "mel_processing", "data_utils"},
-    "durations_cache": set(), "alignments": {"alignments", "config", "mel_processing", "data_utils", "text"},
+    "durations_cache": set(), "mels_cache": {"config"}, "alignments": {"alignments", "config", "mel_processing", "data_utils", "text"},
     "evaluation": {"evaluation", "config", "checkpoints", "data_utils", "losses", "mel_processing", "models",
                    "plotting", "preprocessing", "prosody"},
     "decoding": {"decoding", "models"},

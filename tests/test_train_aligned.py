@@ -10,6 +10,7 @@ from config import load_config
 from data_utils import read_filelist
 from durations_cache import durations_fingerprint, write_durations
 from mel_processing import audio_seconds, frames_for
+from mels_cache import load_mels
 from models.aligned_tts import Prosody
 from synthesis.aligned_system import AlignedSystem
 from synthesis.timings import save_timings, spoken_intervals
@@ -101,6 +102,23 @@ def test_prosody_and_times(with_durations, tmp_path):
         Prosody(rate=0.0)
     with pytest.raises(ValueError, match="name one of"):
         synthesizer.speak("He saw a tree.", reference="voice.wav")
+
+
+def test_the_vocoder_is_tuned_on_the_mels_that_the_model_makes(with_durations):
+    run_script("train_aligned", "-c", aligned_config(), "-m", "tiny")
+    run_script("preprocess_mels", "-c", aligned_config(), "-m", "tiny")
+    clips = [clip.path for clip in read_filelist("data/train_ipa.txt")]
+    audio = load_config(aligned_config()).audio
+    mels = load_mels("data/mels/training", clips, audio)
+    assert [len(mel) for mel in mels] == [frames_for(round(audio_seconds(path) * 22050), audio) for path in clips]
+    heard = []
+    for start in (None, 2):
+        config = write_config("tuned.json", train__vocoder={"conditioning": "mel", "predicted_start": start})
+        run_script("train_vocoder", "-c", config, "-m", f"from{start}")
+        heard.append(torch.load(f"checkpoints/from{start}/vocoder/G_step4.pth", weights_only=True)["weights"])
+        heard.append(torch.load(f"checkpoints/from{start}/vocoder/G_step2.pth", weights_only=True)["weights"])
+    assert all(torch.equal(heard[1][name], heard[3][name]) for name in heard[1])  # until then, the recordings
+    assert any(not torch.equal(heard[0][name], heard[2][name]) for name in heard[0])
 
 
 def test_a_recording_that_changed_since_is_named(with_durations, capsys):
