@@ -450,7 +450,7 @@ class AlignedStage(StageConfig):
 class AlignerStage(StageConfig):
     """train.aligner"""
 
-    max_steps: Positive = 600
+    max_steps: Positive = 900
     batch_size: Positive = 16
     learning_rate: PositiveFloat = 3e-3
     betas: tuple[Fraction, Fraction] = (0.9, 0.99)
@@ -458,8 +458,9 @@ class AlignerStage(StageConfig):
     warmup_steps: Annotated[int, Field(ge=0)] = 30
     eval_interval: Positive = 200
     save_interval: Positive = 200
-    diagonal_steps: Annotated[int, Field(ge=0)] = 100
-    """So many first steps have a prior about the diagonal, so that texts are not aligned to one end of a clip."""
+    diagonal_steps: Annotated[int, Field(ge=0)] = 450
+    """So many first steps have a prior about the diagonal and keep silence out of loud frames: without them one symbol
+    takes nearly all frames."""
     unknown_speaker: Fraction = 0.1
     """How often a clip's speaker is hidden, so that recordings of others can be aligned."""
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import math
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -22,8 +23,8 @@ def write_reports(folder: Path, rows: Sequence[dict], audio: AudioConfig) -> Non
     """Puts into `folder`, in place of what was there, for rows as of `durations_cache`:
 
     `TextGrid/<speaker>/<name>.TextGrid`; `words.json`, {path: [[word in IPA, start, end in seconds], ...]}; and
-    `scores.csv`, worst fit first. The worst are named in the log. ValueError if two recordings of a speaker have one
-    name.
+    `scores.csv`, worst fit first, where there are scores. The worst are named in the log. ValueError if two recordings
+    of a speaker have one name.
     """
     names = Counter((row["speaker"], Path(row["path"]).stem) for row in rows)
     (speaker, name), count = names.most_common(1)[0]
@@ -40,12 +41,17 @@ def write_reports(folder: Path, rows: Sequence[dict], audio: AudioConfig) -> Non
         save_textgrid(path, words, phones, row["seconds"])
         words_of[row["path"]] = [[word.label, round(word.start, 4), round(word.end, 4)] for word in words]
     (temporary / "words.json").write_text(json.dumps(words_of, ensure_ascii=False, indent=0), encoding="utf-8")
-    ranked = sorted(rows, key=lambda row: row["score"])
-    with (temporary / "scores.csv").open("w", encoding="utf-8", newline="") as file:
+    ranked = sorted((row for row in rows if not math.isnan(row["score"])), key=lambda row: row["score"])
+    if ranked:
+        _write_scores(temporary / "scores.csv", ranked)
+        log.info("%s: text and recording fit least in\n  %s", folder / "scores.csv",
+                 "\n  ".join(f"{row['score']:.2f} {row['path']}" for row in ranked[:WORST]))
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def _write_scores(path: Path, ranked: Sequence[dict]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["score", "path", "speaker", "language", "ipa"])
         writer.writerows([f"{r['score']:.3f}", r["path"], r["speaker"], r["language"], r["ipa"]] for r in ranked)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
-    log.info("%s: text and recording fit least in\n  %s", folder / "scores.csv",
-             "\n  ".join(f"{row['score']:.2f} {row['path']}" for row in ranked[:WORST]))

@@ -71,7 +71,7 @@ def test_damaged_files(tmp_path):
     gap = whole.replace('xmin = 0.3 \n            xmax = 0.4', 'xmin = 0.32 \n            xmax = 0.4')
     assert gap != whole
     path.write_text(gap)
-    with pytest.raises(ValueError, match="has a gap from 0.3 to 0.32 s"):
+    with pytest.raises(ValueError, match=r"has a gap from 0\.3 to 0\.32 s"):
         read_textgrid(path)
     path.write_text(whole.replace('"phones"', '"sounds"'))
     with pytest.raises(ValueError, match="0 tiers 'phones'"):
