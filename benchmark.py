@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 import cli
+from benchmarking.decoding import decoding_lines, measure_decoding
 from benchmarking.machine import measure_machine
 from benchmarking.networks import count_parameters
 from benchmarking.stages import STAGES, measure_training
@@ -29,7 +30,8 @@ log = logging.getLogger(__name__)
 
 
 def benchmark(config: Config, steps: int, seconds: int) -> dict:
-    """All figures as JSON values: `machine`, `parameters`, `synthesis`, and `training` with a dict for each stage.
+    """All figures as JSON values: `machine`, `parameters`, `synthesis`, `decoding`, and `training` with a dict for each
+    stage.
 
     `steps`: how often each thing is timed; `seconds`: length of the sentence that is synthesised. ValueError if that
     does not fit the language model, or if something does not fit into memory.
@@ -39,6 +41,7 @@ def benchmark(config: Config, steps: int, seconds: int) -> dict:
         "machine": in_own_process("the machine", measure_machine, config),
         "parameters": in_own_process("parameters", count_parameters, config),
         "synthesis": in_own_process("synthesis", measure_synthesis, config, steps, seconds),
+        "decoding": in_own_process("decoding", measure_decoding, config, steps),
         "training": {name: in_own_process(f"training, {name}", measure_training, config, name, steps)
                      for name in stages},
     }
@@ -49,7 +52,7 @@ def in_own_process(name: str, function: Callable[..., dict], *arguments) -> dict
     log.info("measuring %s", name)
     # the server imports everything once and never computes: each process starts from it quickly, and small
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarking.stages", "benchmarking.synthesis"])
+    context.set_forkserver_preload(["benchmarking.stages", "benchmarking.synthesis", "benchmarking.decoding"])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
             return pool.submit(function, *arguments).result()
@@ -87,7 +90,7 @@ def table(results: dict) -> str:
     chain = synthesis["times_real_time"]
     lines.append(f"{'whole chain':24} {chain:8.3f} times real time" if chain else
                  "no chain: the vocoder is trained on mel, and the codec has no mel decoder")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *decoding_lines(results["decoding"])])
 
 
 def main() -> None:

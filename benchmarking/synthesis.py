@@ -9,6 +9,7 @@ from benchmarking.machine import device, peak_memory_gb, seconds_of
 from benchmarking.networks import build_decoder_and_vocoder, build_lm, codec_sizes
 from benchmarking.stages import SYMBOLS_PER_SECOND
 from config import Config
+from decoding.engine import Decoder
 from models.layers.delay import steps_for
 from models.layers.sampling import Sampling
 
@@ -37,12 +38,13 @@ def measure_synthesis(config: Config, repeats: int, seconds: int) -> dict:
                          f"{config.llm.max_positions}; take fewer seconds")
     with torch.no_grad():
         lm.heads[0].weight[lm.end] = 0  # a logit in the middle of all others is not among the top k: nothing ends early
+    fast_lm = Decoder(lm)
     text = torch.randint(lm.body.config.vocab_size, (L,), device=where)
     zero = torch.zeros(1, dtype=torch.long, device=where)
 
     times: dict[str, list[float]] = {part: [] for part in PARTS}
     for frames in [max(2, T // 8), *[T] * repeats]:  # the first warms up
-        generate = partial(lm.generate, [text], zero, zero, [frames], Sampling(), with_states=hidden)
+        generate = partial(fast_lm.generate, [text], zero, zero, [frames], Sampling(), with_states=hidden)
         generated, = run_timed(times["lm"], generate)
         codes, features = generated.codes, generated.states if hidden else generated.codes
         n_frames = max(2, int(codes.shape[1] / codec["frame_rate"] * config.audio.frame_rate))

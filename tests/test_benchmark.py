@@ -23,7 +23,7 @@ def test_every_figure_of_the_tiny_config(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", command)
     benchmark.main()
     results = json.loads(target.read_text(encoding="utf-8"))
-    assert results.keys() == {"config", "machine", "parameters", "synthesis", "training"}
+    assert results.keys() == {"config", "machine", "parameters", "synthesis", "decoding", "training"}
 
     config = load_config(TINY)
     assert results["parameters"] == count_parameters(config)
@@ -51,6 +51,14 @@ def test_every_figure_of_the_tiny_config(tmp_path, monkeypatch):
     assert synthesis["times_real_time"] * sum(synthesis["seconds_per_audio_second"].values()) == pytest.approx(1)
     lm_seconds = synthesis["seconds_per_audio_second"]["lm"] * synthesis["audio_seconds"]
     assert synthesis["lm_steps"] / synthesis["lm_steps_per_second"] == pytest.approx(lm_seconds)
+
+    decoding = results["decoding"]
+    ways = {f"{way}, batch {batch}" for batch in (1, 32)
+            for way in ("transformers.generate", "TokenLM.generate", "Decoder fp32", "Decoder int8")}
+    if torch.cuda.is_available():
+        ways -= {"Decoder int8, batch 1", "Decoder int8, batch 32"}
+    assert decoding["seconds_per_step"].keys() == decoding["times_real_time"].keys() == ways
+    assert decoding["floor_seconds"] > 0
 
 
 def test_vocoder_on_mel_and_encodec_are_no_chain():
