@@ -1,5 +1,6 @@
 """How near a copy comes to its recording, sample by sample: for waves that were made from the recording itself."""
 
+import logging
 import warnings
 
 import numpy as np
@@ -11,6 +12,8 @@ from config import AudioConfig
 from losses import mel_l1
 from mel_processing import log_mel
 
+log = logging.getLogger(__name__)
+
 RATE = 16000  # Hz, of the waves that PESQ and STOI take
 
 
@@ -19,10 +22,12 @@ def compare_copy(copy: np.ndarray, recording: np.ndarray) -> dict[str, float | N
     recording has too little speech for them."""
     samples = min(len(copy), len(recording))
     copy, recording = copy[:samples], recording[:samples]
+    quality = None
     try:
-        quality = float(pesq.pesq(RATE, recording, copy, "wb"))
-    except (pesq.NoUtterancesError, pesq.BufferTooShortError):
-        quality = None
+        if recording.any() and copy.any():
+            quality = float(pesq.pesq(RATE, recording, copy, "wb"))
+    except (pesq.NoUtterancesError, pesq.BufferTooShortError) as error:
+        log.info("no PESQ: %s", error)
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # it warns, and gives 1e-5, where frames are missing
         try:

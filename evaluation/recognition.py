@@ -9,13 +9,14 @@ import numpy as np
 import pocketsphinx
 import torch
 from transformers import AutoConfig, AutoModelForCTC, AutoModelForSpeechSeq2Seq, AutoProcessor
-from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 log = logging.getLogger(__name__)
 
 RATE = 16000  # Hz, of the waves that every recogniser takes
 WHISPER_SECONDS = 30.0
 """Whisper hears no more at once."""
+WHISPER_CODES = {"cmn": "zh", "nb": "no"}
+"""Whisper's names of languages that espeak-ng calls otherwise."""
 
 
 class Recognizer(Protocol):
@@ -44,6 +45,7 @@ class PocketSphinx:
 
     def hear(self, wave: np.ndarray, language: str) -> str:
         samples = (np.clip(wave, -1, 1) * 32767).astype(np.int16)
+        self.decoder.reinit_feat()  # forgets the noise of the waves before
         self.decoder.start_utt()
         self.decoder.process_raw(samples.tobytes(), full_utt=True)
         self.decoder.end_utt()
@@ -57,25 +59,27 @@ class Whisper:
     def __init__(self, folder: Path):
         self.name, self.processor = folder.name, AutoProcessor.from_pretrained(folder, local_files_only=True)
         self.model = AutoModelForSpeechSeq2Seq.from_pretrained(folder, local_files_only=True).eval()
+        settings = self.model.generation_config
+        if not hasattr(settings, "is_multilingual"):
+            raise ValueError("its generation_config.json does not say is_multilingual: take that file of a newer copy")
+        self.languages = list(settings.lang_to_id) if settings.is_multilingual else []
 
     def knows(self, language: str) -> bool:
-        return self._code(language) in LANGUAGES
+        return self._token(language) in self.languages if self.languages else language.split("-")[0] == "en"
 
     @torch.inference_mode()
     def hear(self, wave: np.ndarray, language: str) -> str:
         step = int(WHISPER_SECONDS * RATE)
         pieces = [wave[start : start + step] for start in range(0, len(wave), step)]
         features = self.processor(pieces, sampling_rate=RATE, return_tensors="pt", return_attention_mask=True)
-        options = {"language": self._code(language), "task": "transcribe"}
-        if not self.model.generation_config.is_multilingual:
-            options = {}
+        options = {"language": self._token(language), "task": "transcribe"} if self.languages else {}
         ids = self.model.generate(**features, **options, do_sample=False, num_beams=1)
         return " ".join(self.processor.batch_decode(ids, skip_special_tokens=True))
 
     @staticmethod
-    def _code(language: str) -> str:
+    def _token(language: str) -> str:
         code = language.split("-")[0]
-        return {"cmn": "zh", "nb": "no"}.get(code, code)
+        return f"<|{WHISPER_CODES.get(code, code)}|>"
 
 
 class CTC:

@@ -39,7 +39,7 @@ def _spelled(number: str, language: str) -> str:
     # a mark before exactly three digits parts thousands; a single other one is the decimal mark
     parts = re.split(r"[.,]", re.sub(r"[.,](?=\d{3}(?:\D|$))", "", number))
     values = [float(".".join(parts))] if len(parts) == 2 else [int(part) for part in parts]
-    return " ".join(num2words(value, lang=code) for value in values)
+    return " ".join(num2words(value, lang=code) for value in values).lower()
 
 
 def count_errors(said: str, heard: str) -> Errors:
