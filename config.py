@@ -442,7 +442,7 @@ class AlignedStage(StageConfig):
     """train.aligned"""
 
     loss_weights: dict[str, Annotated[float, Field(ge=0)]] = {
-        "mel": 1.0, "flow": 1.0, "stop": 0.1, "duration": 0.5, "pitch": 0.1, "energy": 0.1,
+        "mel": 1.0, "flow": 1.0, "stop": 0.1, "duration": 0.2, "pitch": 0.1, "energy": 0.1,
     }
     """flow is for the flow decoder and stop for the autoregressive one alone."""
 

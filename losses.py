@@ -61,14 +61,14 @@ def symbol_ctc(logits: Tensor, lengths: Tensor, symbols: Tensor, symbol_lengths:
 def aligned_losses(output, durations: Tensor, pitch: Tensor, energy: Tensor) -> dict[str, Tensor]:
     """Of an `AlignedOutput` against durations in frames, pitch and energy, each (B, S) as its predictors have them.
 
-    `mel`: L1 of the standardised log-mel; `duration`: squared error of log(1 + frames) (FastSpeech 2, arXiv
-    2006.04558); `pitch`, `energy`: squared errors; with a flow `flow`: squared error of the velocity (arXiv
-    2210.02747); with a stop token `stop`: binary cross-entropy of each position being the last.
+    `mel`: L1 of the standardised log-mel; `duration`: see `duration_loss`; `pitch`, `energy`: squared errors; with a
+    flow `flow`: squared error of the velocity (arXiv 2210.02747); with a stop token `stop`: binary cross-entropy of
+    each position being the last.
     """
     decoder, symbols = output.decoder, output.symbol_mask
     losses = {
         "mel": _masked_mean((decoder.mel.float() - output.mel_target).abs(), output.frame_mask),
-        "duration": _masked_mean((output.log_durations.float() - durations.float().log1p()).square(), symbols),
+        "duration": _masked_mean(duration_loss(output.log_durations.float(), durations.float()), symbols),
         "pitch": _masked_mean((output.pitch.float() - pitch).square(), symbols),
         "energy": _masked_mean((output.energy.float() - energy).square(), symbols),
     }
@@ -80,6 +80,14 @@ def aligned_losses(output, durations: Tensor, pitch: Tensor, energy: Tensor) -> 
         error = F.binary_cross_entropy_with_logits(decoder.stop_logits.float(), last, reduction="none")
         losses["stop"] = _masked_mean(error, output.mask)
     return losses
+
+
+def duration_loss(log_durations: Tensor, durations: Tensor) -> Tensor:
+    """Poisson deviance of the predicted log(1 + frames) = log m and the true frames, both of any shape: m - y - y (log m
+    - log y) with y = 1 + frames. Its best prediction is the mean, where that of a squared error of logarithms is the geometric
+    mean, which speaks too fast."""
+    target = durations + 1
+    return log_durations.exp() - target - target * (log_durations - target.log())
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from losses import (
     adversarial_loss_generator,
     codec_losses,
     discriminator_loss,
+    duration_loss,
     feature_matching_loss,
     generator_losses,
     mel_l1,
@@ -189,3 +190,19 @@ def test_each_side_of_the_adversarial_game_trains_itself():
     torch.testing.assert_close(losses["feature_matching"], (real - fake).abs().mean())
     sum(losses.values()).backward()
     assert fake.grad.abs().sum() > 0
+
+
+def test_the_best_duration_is_the_mean():
+    durations = torch.tensor([0.0, 3.0, 4.0, 20.0])
+    log_duration = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_duration], max_iter=100)
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = duration_loss(log_duration.expand(4), durations).mean()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    assert log_duration.expm1().item() == pytest.approx(durations.mean().item(), rel=1e-3)
+    assert duration_loss(durations.log1p(), durations).abs().max() < 1e-5
