@@ -83,9 +83,9 @@ def aligned_losses(output, durations: Tensor, pitch: Tensor, energy: Tensor) -> 
 
 
 def duration_loss(log_durations: Tensor, durations: Tensor) -> Tensor:
-    """Poisson deviance of the predicted log(1 + frames) = log m and the true frames, both of any shape: m - y - y (log m
-    - log y) with y = 1 + frames. Its best prediction is the mean, where that of a squared error of logarithms is the geometric
-    mean, which speaks too fast."""
+    """Poisson deviance of the predicted log(1 + frames) and the true frames, both of any shape: with m = exp(predicted)
+    and y = 1 + frames, m - y - y (log m - log y). Its best prediction is the mean, where that of a squared error of
+    logarithms is the geometric mean, which speaks too fast."""
     target = durations + 1
     return log_durations.exp() - target - target * (log_durations - target.log())
 
