@@ -1,7 +1,9 @@
 """Speed and memory of a config's networks, with random weights and generated inputs: no data, no downloads.
 
     python3 benchmark.py -c configs/ipa_tts.json --json outputs/benchmark.json
+    python3 benchmark.py -c configs/fsq_tts.json configs/rvq_50hz.json configs/soprano_style.json
 
+Several configs are compared: what each system is, and how fast it speaks.
 Runs on the GPU if there is one, else on the CPU. Every measurement has a process of its own, so that its peak memory
 is its own too; the machine's memory bandwidth and FLOP/s stand beside the figures, to relate them to.
 """
@@ -18,6 +20,7 @@ from pathlib import Path
 import torch
 
 import cli
+from benchmarking.comparison import compare, comparison_table
 from benchmarking.decoding import decoding_lines, measure_decoding
 from benchmarking.machine import measure_machine
 from benchmarking.networks import count_parameters
@@ -95,16 +98,22 @@ def table(results: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("-c", "--config", required=True, help="JSON config, e.g. configs/ipa_tts.json")
+    parser.add_argument("-c", "--config", required=True, nargs="+", help="JSON config(s), e.g. configs/ipa_tts.json")
     parser.add_argument("--steps", type=positive, default=5, help="how often each thing is timed, after a warm-up")
     parser.add_argument("--seconds", type=positive, default=6, help="length of the sentence that is synthesised")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     arguments = parser.parse_args()
-    results = benchmark(load_config(arguments.config), arguments.steps, arguments.seconds)
-    log.info("%s\n%s", arguments.config, table(results))
+    configs = {path: load_config(path) for path in arguments.config}
+    if len(configs) == 1:
+        (path, config), = configs.items()
+        results = {"config": path} | benchmark(config, arguments.steps, arguments.seconds)
+        log.info("%s\n%s", path, table(results))
+    else:
+        results = compare(configs, arguments.steps, arguments.seconds, in_own_process)
+        log.info("%d thread(s)\n%s", torch.get_num_threads(), comparison_table(results))
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps({"config": arguments.config} | results, indent=2) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -112,3 +113,21 @@ def test_full_config_fits_a_12_gb_gpu(stage):
     assert row["batch_size"] == 2
     assert row["precision"] == "fp16"
     assert row["peak_memory_gb"] < 12
+
+
+def test_several_configs_are_compared(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    other = tmp_path / "one.json"
+    values = json.loads(Path(TINY).read_text(encoding="utf-8"))
+    values["codec"]["bottleneck"]["n_codebooks"] = 1
+    other.write_text(json.dumps(values))
+    target = tmp_path / "figures.json"
+    command = ["benchmark.py", "-c", TINY, str(other), "--steps", "1", "--seconds", "1", "--json", str(target)]
+    monkeypatch.setattr(sys, "argv", command)
+    benchmark.main()
+    results = json.loads(target.read_text(encoding="utf-8"))
+    assert list(results) == [TINY, str(other)]
+    two, one = results.values()
+    assert two["bits_per_second"] == pytest.approx(2 * one["bits_per_second"])
+    assert one["lm_steps"] < two["lm_steps"]  # the delay of the second codebook
+    assert caplog.text.count("| `") == 2
