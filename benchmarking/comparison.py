@@ -28,7 +28,7 @@ def compare(configs: dict[str, Config], steps: int, seconds: int, measure: Measu
 def comparison_table(systems: dict[str, dict]) -> str:
     """The figures as a Markdown table; parameters are those of what speaks."""
     lines = [
-        "| config | codes a second | bit/s | LM | decoder + vocoder | LM steps/s | LM, ms per s of audio | x real time |",
+        "| config | codes a second | bit/s | LM | decoder + vocoder | LM steps/s | LM, ms a second | x real time |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in systems.items():

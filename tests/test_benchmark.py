@@ -129,5 +129,5 @@ def test_several_configs_are_compared(tmp_path, monkeypatch, caplog):
     assert list(results) == [TINY, str(other)]
     two, one = results.values()
     assert two["bits_per_second"] == pytest.approx(2 * one["bits_per_second"])
-    assert one["lm_steps"] < two["lm_steps"]  # the delay of the second codebook
+    assert one["lm_steps"] == two["lm_steps"]  # the second codebook is a step late, as is the end of the first
     assert caplog.text.count("| `") == 2
