@@ -8,13 +8,15 @@ neighbours (arXiv 2105.14849).
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from config import AlignerConfig, AudioConfig
 from models.layers.alignment import monotonic_path
 from models.layers.convnext import ConvNeXtBlock
 from models.layers.mel_scale import standardise
 
-MOMENTUM = 0.9
+MOMENTUM = 0.9  # of the shares: they must follow faster than a symbol can spread
+MIN_FRAMES = 2
 
 
 class Aligner(nn.Module):
@@ -66,8 +68,11 @@ class Aligner(nn.Module):
         self, log_p: Tensor, frames: Tensor, units: Tensor, lengths: Tensor, optional: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Frames of each unit (B, L), and a score (B,): the mean over the units that are phones of the mean
-        log p(symbol | frame) of their frames. A text that is not what is said scores low."""
-        durations = monotonic_path(self.emissions(log_p, units), frames, lengths, optional)
+        log p(symbol | frame) of their frames. A text that is not what is said scores low.
+
+        Phones have at least MIN_FRAMES where the clip has so many frames, else at least one.
+        """
+        durations = self._paths(self.emissions(log_p, units), frames, lengths, optional.bool())
         scores = []
         for clip, (n, of_units) in enumerate(zip(durations, units, strict=True)):
             n_units = int(lengths[clip])
@@ -76,3 +81,17 @@ class Aligner(nn.Module):
             mean = torch.zeros(n_units, device=n.device).index_add_(0, owner, heard) / n[:n_units].clamp(min=1)
             scores.append(mean[~optional[clip, :n_units].bool()].mean())
         return durations, torch.stack(scores)
+
+    def _paths(self, emissions: Tensor, frames: Tensor, lengths: Tensor, optional: Tensor) -> Tensor:
+        """The best paths' durations (B, L): every phone is MIN_FRAMES units in a row, each of a frame or more."""
+        L = emissions.shape[2]
+        inside = torch.arange(L, device=emissions.device) < lengths.unsqueeze(1)
+        repeats = torch.where(optional, 1, MIN_FRAMES) * inside
+        too_many = (repeats * ~optional).sum(1) > frames
+        repeats = torch.where(too_many.unsqueeze(1), inside.long(), repeats)
+        owner = pad_sequence(
+            [torch.repeat_interleave(torch.arange(L, device=n.device), n) for n in repeats], batch_first=True
+        )  # (B, L'): which unit each of the repeated ones is
+        repeated = emissions.gather(2, owner.unsqueeze(1).expand(-1, emissions.shape[1], -1))
+        durations = monotonic_path(repeated, frames, repeats.sum(1), optional.gather(1, owner))
+        return torch.zeros_like(repeats).scatter_add_(1, owner, durations)

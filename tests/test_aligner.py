@@ -88,3 +88,14 @@ def test_learns_the_boundaries_and_scores_wrong_texts_low(aligner):
     assert ((durations - truth).abs() <= 2).float().mean() > 0.9
     _, wrong = aligner.align(log_p, frames, units.flip(0), lengths, optional)
     assert scores.min() > wrong.max()
+
+
+@pytest.mark.parametrize(("frames", "shortest"), [(40, 2), (12, 2), (11, 1), (6, 1)])
+def test_phones_last_two_frames_where_the_clip_has_them(aligner, frames, shortest):
+    units = torch.tensor([[SILENCE, 1, 2, 3, SILENCE, 4, 5, 6, SILENCE]])
+    optional = units == SILENCE
+    log_p = torch.randn(1, frames, N_SYMBOLS, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    durations, score = aligner.align(log_p, torch.tensor([frames]), units, torch.tensor([9]), optional)
+    assert int(durations.sum()) == frames
+    assert int(durations[~optional].min()) == shortest
+    assert torch.isfinite(score).all()
