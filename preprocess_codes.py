@@ -1,7 +1,7 @@
 """Encodes the clips of both filelists with the config's codec and caches the codes in data.codes.
 
     python3 preprocess_codes.py -c configs/ipa_tts.json
-    python3 preprocess_codes.py -c configs/ipa_tts_small.json -m my_model     # its own, trained codec
+    python3 preprocess_codes.py -c configs/fsq_tts.json -m my_model     # its own, trained codec
 
 Run after preprocess_ipa.py: the last column of the filelists is IPA. An interrupted run goes on where it stopped;
 with the same codec, filelists and recordings nothing is done.

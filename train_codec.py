@@ -1,6 +1,6 @@
 """Trains our own codec, mel -> codes or latents -> mel (config section "codec" of kind "mel", "train.codec").
 
-    python3 train_codec.py -c configs/ipa_tts_small.json -m my_model
+    python3 train_codec.py -c configs/fsq_tts.json -m my_model
 
 Reads data.training_filelist and data.validation_filelist. The text in them is used, as IPA, only with the auxiliary
 CTC loss: give train.codec.loss_weights.ctc a weight. Then batches hold whole clips, not segments.
