@@ -23,7 +23,7 @@ def measure_delivery(wave: np.ndarray, sample_rate: int) -> dict[str, float | No
 
 def speech_only(wave: np.ndarray, sample_rate: int) -> np.ndarray:
     """(samples,) without the silence before and after speech; empty if there is no speech."""
-    speech = find_speech(wave, sample_rate)
+    speech = find_speech(wave, sample_rate) if len(wave) else []
     if not speech:
         return wave[:0]
     return wave[round(speech[0][0] * sample_rate) : round(speech[-1][1] * sample_rate)]

@@ -19,7 +19,8 @@ from mel_processing import resample
 
 RATE = 16000  # Hz: recognisers, DNSMOS, PESQ and STOI are made for it
 MIN_SECONDS = 0.1
-"""Shorter waves are measured as if nothing was heard."""
+"""Waves with less between the first speech in them and the last are measured as if nothing was heard; a recogniser may
+hear words in silence."""
 
 Figures = dict[str, float | str | None]
 """The figures of one utterance by the names of `METRICS`, None where one cannot be had; texts; counts."""
@@ -37,14 +38,15 @@ def measure_utterance(
     wave = wave.detach().cpu().float()
     wave = wave / max(1.0, wave.abs().max().item() if len(wave) else 0.0)
     narrow = resample(wave, sample_rate, RATE).numpy()
-    heard_something = len(narrow) >= MIN_SECONDS * RATE
+    speech = speech_only(narrow, RATE)
+    heard_something = len(speech) >= MIN_SECONDS * RATE
     figures: Figures = _word_errors(narrow if heard_something else None, text, language, recognizer)
     if heard_something:
         figures |= predict_opinion(narrow) | measure_delivery(wave.numpy(), sample_rate)
     if recording is None:
         return figures
     real = resample(recording.cpu(), sample_rate, RATE).numpy()
-    figures |= compare_with_recording(speech_only(narrow, RATE), speech_only(real, RATE))
+    figures |= compare_with_recording(speech, speech_only(real, RATE))
     if copy_audio is not None:
         figures |= compare_copy(narrow, real) | {"mel_l1": copy_mel_l1(wave, recording.cpu(), copy_audio)}
     return figures

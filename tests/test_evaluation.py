@@ -187,6 +187,7 @@ def test_silence_around_speech():
     assert figures["trailing_silence"] == pytest.approx(1.0, abs=0.03)
     assert -40 < figures["loudness"] < -10
     assert len(speech_only(wave, RATE)) == pytest.approx(RATE, abs=800)
+    assert len(speech_only(wave[:0], RATE)) == 0
     assert measure_delivery(silence, RATE) == {
         "seconds": 0.5, "loudness": None, "leading_silence": None, "trailing_silence": None,
     }
@@ -199,7 +200,6 @@ def test_pocketsphinx_hears_the_same_whatever_came_before(spoken):
     assert set(first.split()) & set(comparable(text, "en-us").split())
     recognizer.hear(b, "en-us")
     assert recognizer.hear(a, "en-us") == first
-    assert recognizer.hear(np.zeros(RATE, np.float32), "en-us") == ""
     assert [recognizer.knows(language) for language in ("en-us", "en-gb", "de")] == [True, True, False]
 
 
@@ -268,9 +268,8 @@ def test_measure_gives_means_of_what_can_be_had(spoken):
     assert 0 <= figures["cer"] < 1.5
     assert 1 < figures["dnsmos"] < 5
     assert "pesq" not in figures
-    unheard = measure([torch.zeros(100)], ["eins"], RATE, "de")
-    assert unheard == {}
-    assert measure([torch.zeros(100)], ["one two"], RATE, "en-us") == {"cer": 1.0, "wer": 1.0}
+    assert measure([torch.zeros(100)], ["eins"], RATE, "de") == {}
+    assert measure([torch.zeros(RATE)], ["one two"], RATE, "en-us") == {"cer": 1.0, "wer": 1.0}
 
 
 def test_summary_is_of_those_that_have_a_value():
