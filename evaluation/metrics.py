@@ -36,7 +36,6 @@ GROUPS: dict[str, dict[str, Metric]] = {
     },
     "Delivery": {
         "runaway": Metric("cut off at a bound, share", 3, "lower"),
-        "retries": Metric("retries", 2, "lower"),
         "real_time_factor": Metric("seconds per second of audio", 3, "lower"),
         "seconds": Metric("seconds", 2),
         "loudness": Metric("loudness, LUFS", 1),

@@ -44,8 +44,8 @@ def evaluate(
     chosen = [row for row in ROWS if rows is None or row in rows]
     for row in chosen:
         if row not in makers:
-            log.info("left out: %s, for which %s", row, "no recordings are there" if not recorded and row != "synthesis"
-                     else "no checkpoints are there")
+            reason = "no path of a line is a recording" if not recorded else "the model has not the networks for it"
+            log.info("left out: %s; %s", row, reason)
     chosen = [row for row in chosen if row in makers]
     if not chosen:
         raise ValueError("none of these rows can be made: give a model with the checkpoints that they need (-m), or "
