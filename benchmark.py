@@ -3,7 +3,8 @@
     python3 benchmark.py -c configs/ipa_tts.json --json outputs/benchmark.json
     python3 benchmark.py -c configs/fsq_tts.json configs/rvq_50hz.json configs/soprano_style.json
 
-Several configs are compared: what each system is, and how fast it speaks.
+Several configs are compared: what each system is, and how fast it speaks. A config with a section `aligned` is one of
+an aligned-duration system, and one of language models too if it has `codec` or `llm`.
 Runs on the GPU if there is one, else on the CPU. Every measurement has a process of its own, so that its peak memory
 is its own too; the machine's memory bandwidth and FLOP/s stand beside the figures, to relate them to.
 """
@@ -20,34 +21,40 @@ from pathlib import Path
 import torch
 
 import cli
+from benchmarking.aligned import aligned_lines, measure_aligned_synthesis
 from benchmarking.comparison import compare, comparison_table
 from benchmarking.decoding import decoding_lines, measure_decoding
 from benchmarking.machine import measure_machine
-from benchmarking.networks import count_parameters
-from benchmarking.stages import STAGES, measure_training
-from benchmarking.synthesis import PARTS, measure_synthesis
-from config import Config, MelCodecConfig, load_config
+from benchmarking.networks import count_parameters, systems_of
+from benchmarking.stages import measure_training, stages_of
+from benchmarking.synthesis import measure_synthesis, synthesis_lines
+from config import Config, load_config
 from training import positive
 
 log = logging.getLogger(__name__)
 
 
 def benchmark(config: Config, steps: int, seconds: int) -> dict:
-    """All figures as JSON values: `machine`, `parameters`, `synthesis`, `decoding`, and `training` with a dict for each
-    stage.
+    """All figures as JSON values: `machine`, `parameters`, `training` with a dict for each stage; of a token language
+    model `synthesis` and `decoding`, of an aligned-duration model `aligned_synthesis` (see `systems_of`).
 
     `steps`: how often each thing is timed; `seconds`: length of the sentence that is synthesised. ValueError if that
     does not fit the language model, or if something does not fit into memory.
     """
-    stages = [name for name in STAGES if name != "codec" or isinstance(config.codec, MelCodecConfig)]
-    return {
+    systems = systems_of(config)
+    results = {
         "machine": in_own_process("the machine", measure_machine, config),
         "parameters": in_own_process("parameters", count_parameters, config),
-        "synthesis": in_own_process("synthesis", measure_synthesis, config, steps, seconds),
-        "decoding": in_own_process("decoding", measure_decoding, config, steps),
-        "training": {name: in_own_process(f"training, {name}", measure_training, config, name, steps)
-                     for name in stages},
     }
+    if "tokens" in systems:
+        results["synthesis"] = in_own_process("synthesis", measure_synthesis, config, steps, seconds)
+        results["decoding"] = in_own_process("decoding", measure_decoding, config, steps)
+    if "aligned" in systems:
+        results["aligned_synthesis"] = in_own_process(
+            "synthesis with aligned durations", measure_aligned_synthesis, config, steps, seconds)
+    results["training"] = {name: in_own_process(f"training, {name}", measure_training, config, name, steps)
+                           for name in stages_of(config)}
+    return results
 
 
 def in_own_process(name: str, function: Callable[..., dict], *arguments) -> dict:
@@ -55,7 +62,8 @@ def in_own_process(name: str, function: Callable[..., dict], *arguments) -> dict
     log.info("measuring %s", name)
     # the server imports everything once and never computes: each process starts from it quickly, and small
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarking.stages", "benchmarking.synthesis", "benchmarking.decoding"])
+    context.set_forkserver_preload(["benchmarking.stages", "benchmarking.synthesis", "benchmarking.decoding",
+                                    "benchmarking.aligned"])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
             return pool.submit(function, *arguments).result()
@@ -66,7 +74,7 @@ def in_own_process(name: str, function: Callable[..., dict], *arguments) -> dict
 
 def table(results: dict) -> str:
     """The figures for people to read."""
-    machine, synthesis = results["machine"], results["synthesis"]
+    machine = results["machine"]
     tflops = ", ".join(f"{value:.3g} TFLOP/s {precision}" for precision, value in machine["matmul_tflops"].items())
     lines = [
         f"{machine['name']}, {machine['threads']} thread(s), torch {machine['torch']}: "
@@ -83,17 +91,12 @@ def table(results: dict) -> str:
             + (", gradient checkpointing" if row["gradient_checkpointing"] else "")
             + (f", {accumulation} batches a step" if accumulation > 1 else "")
         )
-    lines += [
-        f"(GB: {machine['memory']})", "",
-        f"synthesis of {synthesis['audio_seconds']:.2f} s in {synthesis['precision']}: "
-        f"{synthesis['lm_steps_per_second']:.1f} LM steps a second, {synthesis['peak_memory_gb']:.2f} GB",
-    ]
-    lines += [f"{PARTS[part]:24} {seconds:8.4f} s per second of audio"
-              for part, seconds in synthesis["seconds_per_audio_second"].items()]
-    chain = synthesis["times_real_time"]
-    lines.append(f"{'whole chain':24} {chain:8.3f} times real time" if chain else
-                 "no chain: the vocoder is trained on mel, and the codec has no mel decoder")
-    return "\n".join([*lines, "", *decoding_lines(results["decoding"])])
+    lines.append(f"(GB: {machine['memory']})")
+    if "synthesis" in results:
+        lines += ["", *synthesis_lines(results["synthesis"]), "", *decoding_lines(results["decoding"])]
+    if "aligned_synthesis" in results:
+        lines += ["", *aligned_lines(results["aligned_synthesis"])]
+    return "\n".join(lines)
 
 
 def main() -> None:

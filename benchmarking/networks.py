@@ -3,11 +3,19 @@
 from torch import nn
 
 from config import Config, MelCodecConfig
-from models import MelToWave, build_token_lm, build_wave_generator, codec_data, require_codes
+from models import MelToWave, build_aligned_tts, build_token_lm, build_wave_generator, codec_data, require_codes
+from models.aligned_tts import AlignedTTS
 from models.codec import MelCodec
 from models.discriminators import build_discriminators
 from models.token_lm import TokenLM
 from text import build_frontend
+
+
+def systems_of(config: Config) -> set[str]:
+    """Which systems a config is of: "aligned" if it has that section, "tokens" if it has `codec` or `llm`, or not
+    `aligned`. A section that a config leaves out has its defaults, but nobody trains them."""
+    given = config.model_fields_set
+    return {"aligned"} & given | ({"tokens"} if {"codec", "llm"} & given or "aligned" not in given else set())
 
 
 def codec_sizes(config: Config) -> dict:
@@ -38,6 +46,12 @@ def build_lm(config: Config) -> TokenLM:
     return build_token_lm(config, chain_sizes(config))
 
 
+def build_aligned(config: Config) -> AlignedTTS:
+    """The aligned-duration model of `train_aligned.py`."""
+    symbols = build_frontend(config.text.model_copy(update={"lexicon": None})).symbols
+    return build_aligned_tts(config, {"text": {"symbols": symbols}, "speakers": [""], "languages": [""]})
+
+
 def build_decoder_and_vocoder(config: Config) -> tuple[nn.Module | None, nn.Module]:
     """What synthesis makes waves with from codes or hidden states; no decoder where the config trains none (EnCodec,
     and a vocoder trained on mel)."""
@@ -49,12 +63,12 @@ def build_decoder_and_vocoder(config: Config) -> tuple[nn.Module | None, nn.Modu
 
 def count_parameters(config: Config) -> dict[str, int]:
     """Parameters of every network that is trained; a codec of kind mel contains the decoder."""
+    systems, networks = systems_of(config), {}
     decoder, vocoder = build_decoder_and_vocoder(config)
-    networks = {
-        "codec": build_codec(config) if isinstance(config.codec, MelCodecConfig) else None,
-        "llm": build_lm(config),
-        "decoder": decoder,
-        "vocoder": vocoder,
-        "discriminators": build_discriminators(config.discriminators),
-    }
+    if "tokens" in systems:
+        networks["codec"] = build_codec(config) if isinstance(config.codec, MelCodecConfig) else None
+        networks |= {"llm": build_lm(config), "decoder": decoder}
+    if "aligned" in systems:
+        networks["aligned"] = build_aligned(config)
+    networks |= {"vocoder": vocoder, "discriminators": build_discriminators(config.discriminators)}
     return {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items() if net is not None}

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarking.machine import peak_memory_gb, precision_of, seconds_of
-from benchmarking.networks import build_codec, build_lm, chain_sizes, codec_sizes
-from config import CodecStage, Config, VocoderStage
+from benchmarking.networks import build_aligned, build_codec, build_lm, chain_sizes, codec_sizes, systems_of
+from config import CodecStage, Config, MelCodecConfig, VocoderStage
 from data_utils import DEFAULT_SPEAKER, Clip, CodeSequences, Draw, WaveSegments, collate_items
 from lm_data import SpokenSegments
 from losses import (
+    aligned_losses,
     codec_losses,
     discriminator_loss,
     generator_losses,
@@ -72,7 +73,7 @@ def measure_training(config: Config, name: str, steps: int) -> dict:
         "seconds_per_step": {"median": statistics.median(times), "min": min(times), "max": max(times)},
         "batch_size": stage.batch_size, "gradient_accumulation": stage.gradient_accumulation,
         "clip_seconds": prepared.clip_seconds, "precision": stage.precision,
-        "gradient_checkpointing": section == "llm" and config.llm.gradient_checkpointing,
+        "gradient_checkpointing": section in ("llm", "aligned") and getattr(config, section).gradient_checkpointing,
         "peak_memory_gb": peak_memory_gb(),
     }
 
@@ -113,6 +114,31 @@ def prepare_llm(config: Config, _folder: Path) -> Prepared:
         return losses
 
     return Prepared({"generator": lm}, batch, training_step, T / codec["frame_rate"])
+
+
+def prepare_aligned(config: Config, _folder: Path) -> Prepared:
+    stage, audio, model = config.train.aligned, config.audio, build_aligned(config)
+    seconds = config.data.max_seconds
+    B, S, T = stage.batch_size, int(seconds * SYMBOLS_PER_SECOND), int(seconds * audio.frame_rate)
+    zeros = torch.zeros(B, dtype=torch.long)
+    batch = {
+        "text": torch.randint(model.encoder.symbols.num_embeddings, (B, S)), "text_lengths": zeros + S,
+        "durations": torch.linspace(0, T, S + 1).long().diff().expand(B, -1),
+        "mel": torch.randn(B, audio.n_mels, T), "pitch": torch.randn(B, S), "energy": torch.randn(B, S),
+        "speaker": zeros, "language": zeros,
+    }
+
+    def training_step(run: Run, batch: dict) -> dict[str, Tensor]:
+        output = run.generator(
+            batch["text"], batch["text_lengths"], batch["durations"], batch["mel"], batch["pitch"], batch["energy"],
+            batch["speaker"], batch["language"],
+        )
+        energy = run.unwrapped().standard_energy(batch["energy"])
+        losses = aligned_losses(output, batch["durations"], batch["pitch"], energy)
+        run.update("generator", weighted_sum(losses, {n: w for n, w in stage.loss_weights.items() if n in losses}))
+        return losses
+
+    return Prepared({"generator": model}, batch, training_step, T / audio.frame_rate)
 
 
 def seconds_that_fit(config: Config, codec: dict) -> float:
@@ -183,7 +209,18 @@ def wave_batch(config: Config, stage: CodecStage | VocoderStage, folder: Path, c
 STAGES: dict[str, Callable[[Config, Path], Prepared]] = {
     "codec": prepare_codec,
     "llm": prepare_llm,
+    "aligned": prepare_aligned,
     "vocoder_reconstruction": partial(prepare_vocoder, adversarial=False),
     "vocoder_adversarial": partial(prepare_vocoder, adversarial=True),
 }
 """The vocoder's two: before and after train.vocoder.adversarial_start."""
+
+
+def stages_of(config: Config) -> list[str]:
+    """Those of `STAGES` that a config's systems are trained in."""
+    systems = systems_of(config)
+    needed = {
+        "codec": "tokens" in systems and isinstance(config.codec, MelCodecConfig), "llm": "tokens" in systems,
+        "aligned": "aligned" in systems,
+    }
+    return [name for name in STAGES if needed.get(name, True)]

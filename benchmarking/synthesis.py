@@ -1,6 +1,7 @@
 """Text -> codes -> mel -> wave with random weights, as `synthesize.py` does it for one sentence."""
 
 import statistics
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -67,7 +68,20 @@ def measure_synthesis(config: Config, repeats: int, seconds: int) -> dict:
     }
 
 
-def run_timed(times: list[float], function: partial) -> object:
+def synthesis_lines(figures: dict) -> list[str]:
+    """The figures for people to read."""
+    lines = [
+        f"synthesis of {figures['audio_seconds']:.2f} s in {figures['precision']}: "
+        f"{figures['lm_steps_per_second']:.1f} LM steps a second, {figures['peak_memory_gb']:.2f} GB",
+    ]
+    lines += [f"{PARTS[part]:24} {seconds:8.4f} s per second of audio"
+              for part, seconds in figures["seconds_per_audio_second"].items()]
+    chain = figures["times_real_time"]
+    return [*lines, f"{'whole chain':24} {chain:8.3f} times real time" if chain else
+            "no chain: the vocoder is trained on mel, and the codec has no mel decoder"]
+
+
+def run_timed(times: list[float], function: Callable[[], object]) -> object:
     """The function's value; its wall seconds are appended to `times`."""
     values = []
     times.append(seconds_of(lambda: values.append(function())))

@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import run_script
 from transformers import EncodecConfig as HubConfig
 from transformers import EncodecModel
 
 import benchmark
-from benchmarking.networks import codec_sizes, count_parameters
-from benchmarking.stages import measure_training
+from benchmarking.aligned import ALIGNED_PARTS, measure_aligned_synthesis
+from benchmarking.networks import codec_sizes, count_parameters, systems_of
+from benchmarking.stages import measure_training, stages_of
 from benchmarking.synthesis import measure_synthesis
-from config import Config, EncodecConfig, load_config
+from config import Config, EncodecConfig, load_config, parse_config
 
 TINY = "configs/tiny/ipa_tts.json"
 PARTS = {"lm", "decoder", "vocoder"}
@@ -105,6 +107,48 @@ def test_process_that_is_killed_is_one_sentence():
         benchmark.in_own_process("training, llm", os._exit, 1)
 
 
+SMALL = {"hidden_size": 16, "n_layers": 1, "n_heads": 2, "feed_forward_size": 16, "predictor_size": 8}
+DECODERS = {
+    "parallel": {"hidden_size": 16, "n_layers": 1},
+    "flow": {"hidden_size": 16, "n_layers": 1, "n_steps": 2},
+    "autoregressive": {"hidden_size": 16, "n_layers": 1, "n_heads": 2, "intermediate_size": 16},
+}
+
+
+def aligned_values(kind: str) -> dict:
+    values = json.loads(Path(TINY).read_text(encoding="utf-8"))
+    aligned = SMALL | {"decoder": {"kind": kind, **DECODERS[kind]}, "gradient_checkpointing": kind == "flow"}
+    return {name: values[name] for name in ("data", "vocoder", "discriminators")} | {"aligned": aligned}
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_aligned_durations(kind):
+    config = parse_config(aligned_values(kind), "aligned.json")
+    results = measure_aligned_synthesis(config, repeats=1, seconds=2)
+    assert results["decoder"] == kind
+    assert results["audio_seconds"] == pytest.approx(2, abs=0.1)
+    assert results["seconds_per_audio_second"].keys() == ALIGNED_PARTS.keys()
+    assert results["times_real_time"] * sum(results["seconds_per_audio_second"].values()) == pytest.approx(1)
+    assert results["cpu_seconds_per_audio_second"] > 0
+    row = measure_training(config, "aligned", 1)
+    assert row["clip_seconds"] == pytest.approx(config.data.max_seconds, abs=0.05)
+    assert row["batch_size"] == config.train.aligned.batch_size
+    assert row["gradient_checkpointing"] == (kind == "flow")
+
+
+def test_a_config_is_of_the_systems_that_it_names():
+    vocoder = ["vocoder_reconstruction", "vocoder_adversarial"]
+    values = aligned_values("parallel")
+    aligned = parse_config(values, "aligned.json")
+    assert systems_of(aligned) == {"aligned"}
+    assert stages_of(aligned) == ["aligned", *vocoder]
+    assert count_parameters(aligned).keys() == {"aligned", "vocoder", "discriminators"}
+    both = parse_config(values | {"llm": {"n_layers": 1}}, "both.json")
+    assert systems_of(both) == {"aligned", "tokens"}
+    assert stages_of(both) == ["llm", "aligned", *vocoder]
+    assert systems_of(parse_config({"data": values["data"]}, "plain.json")) == {"tokens"}
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("stage", ["llm", "vocoder_reconstruction", "vocoder_adversarial"])
 def test_full_config_fits_a_12_gb_gpu(stage):
@@ -115,19 +159,20 @@ def test_full_config_fits_a_12_gb_gpu(stage):
     assert row["peak_memory_gb"] < 12
 
 
-def test_several_configs_are_compared(tmp_path, monkeypatch, caplog):
+def test_several_configs_are_compared(tmp_path, caplog):
     caplog.set_level("INFO")
     other = tmp_path / "one.json"
     values = json.loads(Path(TINY).read_text(encoding="utf-8"))
     values["codec"]["bottleneck"]["n_codebooks"] = 1
     other.write_text(json.dumps(values))
+    third = tmp_path / "aligned.json"
+    third.write_text(json.dumps(aligned_values("parallel")))
     target = tmp_path / "figures.json"
-    command = ["benchmark.py", "-c", TINY, str(other), "--steps", "1", "--seconds", "1", "--json", str(target)]
-    monkeypatch.setattr(sys, "argv", command)
-    benchmark.main()
+    run_script("benchmark", "-c", TINY, other, third, "--steps", 1, "--seconds", 1, "--json", target)
     results = json.loads(target.read_text(encoding="utf-8"))
-    assert list(results) == [TINY, str(other)]
-    two, one = results.values()
+    assert list(results) == [TINY, str(other), f"{third}, aligned"]
+    two, one, aligned = results.values()
+    assert aligned["parameters"].keys() == {"aligned", "vocoder", "discriminators"}
     assert two["bits_per_second"] == pytest.approx(2 * one["bits_per_second"])
     assert one["lm_steps"] == two["lm_steps"]  # the second codebook is a step late, as is the end of the first
-    assert caplog.text.count("| `") == 2
+    assert caplog.text.count("| `") == 3
