@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,16 @@ def clips_of_length(clips: Sequence[Clip], data: DataConfig, filelist: str) -> l
     if len(kept) < len(clips):
         log.warning("%s: %d of %d clips left out, not within %s", filelist, len(clips) - len(kept), len(clips), limits)
     return kept
+
+
+def in_turns(speakers: Sequence[str], count: int) -> list[int]:
+    """Indices of the first `count` clips if their speakers take turns: the first of each, the second of each, ..."""
+    nth: Counter[str] = Counter()
+    turns = []
+    for i, speaker in enumerate(speakers):
+        turns.append((nth[speaker], i))
+        nth[speaker] += 1
+    return [i for _, i in sorted(turns)[:count]]
 
 
 def check_known(names: Iterable[str], known: Sequence[str], what: str, source: str) -> None:

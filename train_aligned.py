@@ -16,7 +16,7 @@ from torch import Tensor
 import cli
 from aligned_data import AlignedClips, measure_statistics
 from config import Config, load_config
-from data_utils import BatchStream, check_known, collate_items, stream_batches
+from data_utils import BatchStream, check_known, collate_items, in_turns, stream_batches
 from durations_cache import durations_fingerprint, load_durations
 from losses import aligned_losses, weighted_sum
 from mel_processing import griffin_lim
@@ -52,9 +52,7 @@ def train(config: Config, arguments) -> None:
     if not usable:
         raise ValueError(f"{config.data.durations}: no clip lies within data.min_seconds and max_seconds")
     rows = rows.select(usable)
-    # speakers take turns
-    order = sorted(range(len(held_out)), key=lambda i: (held_out["speaker"][:i].count(held_out["speaker"][i]), i))
-    held_out = held_out.select(order[:VALIDATION_CLIPS])
+    held_out = held_out.select(in_turns(held_out["speaker"], VALIDATION_CLIPS))
     if arguments.test_mode:
         rows, held_out = rows.select(range(min(100, len(rows)))), held_out.select(range(min(2, len(held_out))))
     statistics = measure_statistics(rows, audio)

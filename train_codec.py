@@ -24,6 +24,7 @@ from data_utils import (
     check_known,
     clips_of_length,
     collate_items,
+    in_turns,
     read_filelist,
     stream_batches,
 )
@@ -95,7 +96,7 @@ def train(config: Config, arguments) -> None:
     )
     speakers = sorted({clip.speaker for clip in clips})
     check_known((clip.speaker for clip in held_out), speakers, "speaker", config.data.validation_filelist)
-    held_out = held_out[:VALIDATION_CLIPS]
+    held_out = [held_out[i] for i in in_turns([clip.speaker for clip in held_out], VALIDATION_CLIPS)]
     if arguments.test_mode:
         clips, held_out = clips[:8], held_out[:2]
     metadata, n_symbols = {"config": config.model_dump(), "speakers": speakers}, 0

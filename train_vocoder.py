@@ -31,6 +31,7 @@ from data_utils import (
     check_known,
     clips_of_length,
     collate_items,
+    in_turns,
     read_filelist,
     stream_batches,
 )
@@ -133,6 +134,9 @@ def train(config: Config, arguments) -> None:
             positions_for = generator.lm.state_positions_for
             kept, sizes = fitting(rows, frontend.encode, positions_for, config.llm.max_positions, part)
             lengths = [positions_for(*size) for size in sizes]
+        if part == "validation":
+            turns = in_turns([clips[i].speaker for i in kept], n_clips)
+            kept, lengths = [kept[i] for i in turns], [lengths[i] for i in turns]
         kept, lengths = kept[:n_clips], lengths[:n_clips]
         clips, rows = [clips[i] for i in kept], rows and rows.select(kept)
         if hidden:

@@ -20,6 +20,7 @@ from data_utils import (
     check_known,
     clips_of_length,
     collate_items,
+    in_turns,
     stream_batches,
 )
 from mel_processing import load_audio, log_mel
@@ -207,3 +208,8 @@ def test_strangers_among_the_held_out_clips_are_named():
     check_known(["ann", "ann"], ["ann", "bob"], "speaker", "v.txt")
     with pytest.raises(ValueError, match=r"^v\.txt: speaker 'cy', 'dan' is not among those trained: ann; leave those"):
         check_known(["dan", "ann", "cy"], ["ann"], "speaker", "v.txt")
+
+
+def test_speakers_take_turns():
+    assert in_turns(["a", "a", "a", "b", "c", "b"], 5) == [0, 3, 4, 1, 5]
+    assert in_turns([], 3) == []
