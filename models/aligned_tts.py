@@ -87,6 +87,8 @@ class AlignedTTS(nn.Module):
         self.embed_place = nn.Linear(1, width)
         self.join = nn.Linear(config.frames_per_position * width, width)
         sizes = config.decoder.model_dump(exclude={"kind"})
+        if config.decoder.kind == "autoregressive":
+            sizes["gradient_checkpointing"] = config.gradient_checkpointing
         self.decoder = DECODERS[config.decoder.kind](width, out_size, **sizes)
         self.register_buffer("mel_mean", torch.tensor(-5.0))
         self.register_buffer("mel_std", torch.tensor(2.0))

@@ -122,7 +122,7 @@ class AutoregressiveDecoder(nn.Module):
 
     def __init__(
         self, in_size: int, out_size: int, *, hidden_size: int, n_layers: int, n_heads: int, intermediate_size: int,
-        max_positions: int, prenet_dropout: float,
+        max_positions: int, prenet_dropout: float, gradient_checkpointing: bool = False,
     ):
         super().__init__()
         width = hidden_size
@@ -134,7 +134,7 @@ class AutoregressiveDecoder(nn.Module):
         self.body = build_backbone(
             "llama", n_symbols=1, hidden_size=width, n_layers=n_layers, n_heads=n_heads, n_kv_heads=None,
             head_size=None, intermediate_size=intermediate_size, rope_theta=None,
-            max_positions=max_positions, dropout=0.0, gradient_checkpointing=False,
+            max_positions=max_positions, dropout=0.0, gradient_checkpointing=gradient_checkpointing,
         )
         self.project_out = nn.Linear(width, out_size)
         self.stop = nn.Linear(width, 1)
