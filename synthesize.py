@@ -15,6 +15,7 @@ From Python or a notebook:
 import argparse
 import logging
 import time
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,35 +28,55 @@ from mel_processing import audio_format, log_mel, save_audio
 from models.aligned_tts import Prosody
 from models.layers.sampling import Sampling
 from plotting import mel_figure, save_figure
-from synthesis import Part, Speech, is_trained, load_system
+from synthesis import Speech, is_trained, load_system
 from synthesis.timings import check_timings_path, save_timings
 from text import normalize_ipa, split_sentences
+from voice_folder import read_model
 
 log = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 0.25  # between sentences
 BATCH_SIZE = 8  # sentences spoken together
+SEED_STEP = 0x9E3779B97F4A7C15  # SplitMix64's, so that neighbouring seeds and parts have nothing in common
+DEFAULT_VOICE = Path("voices/default")  # speaks where nothing is trained and none is named
 
 
 class Synthesizer:
     """Text -> IPA -> pieces -> batches, spoken by the system that the checkpoints are of, joined with pauses."""
 
     def __init__(self, model: str, checkpoints: str | Path = "checkpoints", device: str | None = None):
-        """ValueError if a stage is not trained yet, or if two stages do not fit each other, saying which."""
+        """`model`: a name under `checkpoints`, or the folder of an exported voice.
+
+        ValueError if a stage is not trained yet, or if two stages do not fit each other, saying which.
+        """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.system = load_system(Path(checkpoints) / model, torch.device(device))
+        self.system = load_system(model_folder(model, checkpoints), torch.device(device))
         self.audio, self.frontend = self.system.audio, self.system.frontend
         self.languages, self.speakers = self.system.languages, self.system.speakers
 
-    def speak(
+    def speak(self, text: str, language: str = "en-us", speaker: str | None = None, **options) -> Speech:
+        """Text (or, with input_type "ipa", IPA) of any length as one wave; sentences are spoken in batches.
+
+        The options, and what is refused, are those of `stream`.
+        """
+        chunks = list(self.stream(text, language, speaker, batch_size=BATCH_SIZE, **options))
+        return Speech(torch.cat([chunk.samples for chunk in chunks]), self.audio.sample_rate,
+                      [part for chunk in chunks for part in chunk.parts])
+
+    def stream(
         self, text: str, language: str = "en-us", speaker: str | None = None, *, input_type: str = "text",
         sampling: Sampling = Sampling(), seed: int | None = None,  # noqa: B008 (frozen)
         reference: str | Path | None = None, reference_text: str | None = None, prosody: Prosody | None = None,
-    ) -> Speech:
-        """Text (or, with input_type "ipa", IPA) of any length as one wave; sentences are spoken in batches.
+        batch_size: int = 1,
+    ) -> Iterator[Speech]:
+        """Speaks text of any length sentence by sentence (a long one in several pieces), each as soon as it is made.
 
-        `reference`: a recording in whose voice to speak, and what is said in it, in the same language; `prosody`: how
-        to speak. ValueError for a language or speaker that the model has not learned, a reference or prosody that its
+        A chunk begins with the pause after the one before, so that the chunks joined are the whole speech: the very
+        samples that `speak` gives, where a part does not depend on the others of its batch (aligned durations, but for
+        the autoregressive decoder). `reference`: a recording in whose voice to speak, and what is said in it, in the
+        same language; `prosody`: how to speak; `batch_size`: pieces that are spoken together.
+
+        ValueError, at once, for a language or speaker that the model has not learned, a reference or prosody that its
         system cannot use, and for text with nothing to say.
         """
         self.system.check(language, speaker)
@@ -67,22 +88,31 @@ class Synthesizer:
             voice = self.system.with_prosody(voice, prosody)
         sentences = [(written, self.system.pieces(ipa, voice))
                      for written, ipa in self._sentences(text, language, input_type) if ipa]
-        pieces = [piece for _, of_sentence in sentences for piece in of_sentence]
+        # what is written stands at the first piece of a sentence
+        pieces = [(piece, "" if i else written) for written, of_sentence in sentences
+                  for i, piece in enumerate(of_sentence)]
         if not pieces:
             raise ValueError("there is nothing to say in the text")
-        generator = None if seed is None else torch.Generator(self.system.device).manual_seed(seed)
-        parts: list[Part] = []
-        for first in range(0, len(pieces), BATCH_SIZE):
-            batch = pieces[first : first + BATCH_SIZE]
-            parts += self.system.speak_parts(batch, language, voice, sampling=sampling, generator=generator)
-        pause = torch.zeros(round(PAUSE_SECONDS * self.audio.sample_rate))
-        written = [text for text, of_sentence in sentences for text in (text, *[""] * (len(of_sentence) - 1))]
-        start = 0
-        for part, text in zip(parts, written, strict=True):
-            part.text, part.start = text, start / self.audio.sample_rate
-            start += len(part.samples) + len(pause)
-        joined = [piece for part in parts for piece in (part.samples, pause)][:-1]
-        return Speech(torch.cat(joined), self.audio.sample_rate, parts)
+        batches = (pieces[first : first + batch_size] for first in range(0, len(pieces), batch_size))
+        return self._chunks(batches, language, voice, sampling, seed)
+
+    def _chunks(
+        self, batches: Iterable[list[tuple[str, str]]], language: str, voice: object, sampling: Sampling,
+        seed: int | None,
+    ) -> Iterator[Speech]:
+        """Of batches of IPA and what is written."""
+        pause, made, samples = torch.zeros(round(PAUSE_SECONDS * self.audio.sample_rate)), 0, 0
+        for batch in batches:
+            generators = [None if seed is None else part_generator(seed, made + i, self.system.device)
+                          for i in range(len(batch))]
+            parts = self.system.speak_parts([ipa for ipa, _ in batch], language, voice, sampling=sampling,
+                                            generators=generators)
+            for part, (_, written) in zip(parts, batch, strict=True):
+                before = pause if made else pause[:0]
+                part.text, part.start = written, (samples + len(before)) / self.audio.sample_rate
+                chunk = Speech(torch.cat([before, part.samples]), self.audio.sample_rate, [part])
+                made, samples = made + 1, samples + len(chunk.samples)
+                yield chunk
 
     def _sentences(self, text: str, language: str, input_type: str) -> list[tuple[str, str]]:
         """Every sentence as written and as IPA."""
@@ -92,13 +122,30 @@ class Synthesizer:
         return list(zip(sentences, self.frontend.phonemize_many(sentences, language), strict=True))
 
 
+def model_folder(model: str, checkpoints: str | Path) -> Path:
+    """Where a model is: its checkpoints if there are any, else the exported voice of that path."""
+    trained, exported = Path(checkpoints) / model, Path(model)
+    if trained.is_dir() or not exported.is_dir():
+        return trained
+    read_model(exported)  # says what is missing
+    return exported
+
+
+def part_generator(seed: int, index: int, device: torch.device) -> torch.Generator:
+    """Random numbers of a part, whatever its neighbours are; those of the first are the seed's own."""
+    return torch.Generator(device).manual_seed((seed + index * SEED_STEP) % 2**63)
+
+
 @lru_cache(maxsize=4)
 def load_synthesizer(model: str | None = None, checkpoints: str = "checkpoints") -> Synthesizer:
-    """A model, loaded once per process; without a name, the one trained last."""
+    """A model, loaded once per process; without a name, the one trained last, else DEFAULT_VOICE."""
     if model is None:
         trained = [folder for folder in Path(checkpoints).glob("*") if is_trained(folder)]
         if not trained:
-            raise ValueError(f"{checkpoints}: no trained model; train one (see README) or name one with -m")
+            if DEFAULT_VOICE.is_dir():
+                return load_synthesizer(str(DEFAULT_VOICE), checkpoints)
+            raise ValueError(f"{checkpoints}: no trained model; train one (see README), name one with -m, or export "
+                             f"one: python3 export.py -m MODEL -o {DEFAULT_VOICE}")
         model = max(trained, key=lambda p: (p / "vocoder").stat().st_mtime).name
         log.info("model %s (the one trained last)", model)
     return Synthesizer(model, checkpoints)
@@ -187,7 +234,8 @@ def prosody_from(options: argparse.Namespace) -> Prosody | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("-m", "--model", help="name under checkpoints/; the one trained last if not given")
+    parser.add_argument("-m", "--model", help="name under checkpoints/, or an exported "
+                        f"voice's folder; if not given, the one trained last, else {DEFAULT_VOICE}")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", help="text to speak")
     source.add_argument("--ipa", help="IPA to speak")

@@ -39,6 +39,7 @@ from config import StageConfig
 from optimization import learning_rate_at, moving_average
 from random_state import random_state, set_random_state
 from step_clock import StepClock
+from voice_folder import read_stage
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ def stage_arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("-c", "--config", required=True, help="JSON config, e.g. configs/ipa_tts.json")
     parser.add_argument("-m", "--model", required=True, help="name of the model: checkpoints/<model>, logs/<model>")
     parser.add_argument("--resume", default="auto", help="auto (go on where a checkpoint is), none, or a G file")
-    parser.add_argument("--weights-from", metavar="G_FILE", help="start from the weights of another run (fine-tuning)")
+    parser.add_argument("--weights-from", metavar="G_FILE",
+                        help="start from the weights of another run, or of an exported voice's folder (fine-tuning)")
     parser.add_argument("--max-steps", type=positive, help="stop at this step instead of the config's max_steps")
     parser.add_argument("--test-mode", action="store_true", help="10 steps on a handful of clips")
     parser.add_argument("--profile", action="store_true", help="say at the end where a step's time goes")
@@ -483,7 +485,8 @@ class Run:
             if discriminator:
                 load_weights(self._networks["discriminator"], discriminator["weights"], source)
         elif arguments.weights_from:
-            checkpoint = read_checkpoint(arguments.weights_from)
+            path = Path(arguments.weights_from)
+            checkpoint = read_stage(path, self.stage_name) if path.is_dir() else read_checkpoint(path)
             self._check_fits(checkpoint, arguments.weights_from, ["text", "codec"])
             load_weights(self._networks["generator"], network_weights(checkpoint), arguments.weights_from)
 

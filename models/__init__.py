@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from checkpoints import load_weights, network_weights, require_checkpoint
+from checkpoints import load_weights, network_weights
 from config import Config, GaussianConfig, MelCodecConfig, parse_config
 from models.aligned_tts import AlignedTTS
 from models.codec import MelCodec
@@ -16,6 +16,7 @@ from models.layers.crop import Crop, crop_mel
 from models.token_decoder import TokenDecoder
 from models.token_lm import TokenLM
 from models.vocoder import VocoderOutput, build_vocoder
+from voice_folder import require_stage
 
 __all__ = [
     "Codec", "CodesToWave", "HiddenToWave", "MelToWave", "build_aligned_tts", "build_token_lm", "build_wave_generator",
@@ -128,7 +129,7 @@ def generate_wave(generator: nn.Module, batch: dict, mel: Tensor, crop: Crop | N
 def load_codec(
     config: Config, model: str | None, checkpoints: str | Path = "checkpoints", *, needs_codes: bool = True,
 ) -> Encodec | MelCodec:
-    """The trained codec of a config, in eval mode: pretrained EnCodec, or the newest codec checkpoint of `model`.
+    """The trained codec of a config, in eval mode: pretrained EnCodec, or that of `model`, newest or exported.
 
     ValueError if it is not there, was trained with another config, or has Gaussian latents where codes are needed.
     """
@@ -139,7 +140,7 @@ def load_codec(
     if model is None:
         raise ValueError("a codec of kind mel is trained with a model: name the model whose it is (-m)")
     folder = Path(checkpoints) / model / "codec"
-    checkpoint = require_checkpoint(folder, f"python3 train_codec.py -c CONFIG -m {model}")
+    checkpoint = require_stage(folder, f"python3 train_codec.py -c CONFIG -m {model}")
     stored = parse_config(checkpoint["config"], f"the config in {folder}")
     for section in ("audio", "codec"):
         if getattr(stored, section) != getattr(config, section):

@@ -1,4 +1,4 @@
-"""Speech systems, one module each; which one a model is, its checkpoints tell."""
+"""Speech systems, one module each; which one a model is, its stages tell."""
 
 from pathlib import Path
 
@@ -15,11 +15,11 @@ SYSTEMS: list[type] = [AlignedSystem, TokenSystem]
 
 
 def is_trained(folder: Path) -> bool:
-    """Whether a model's folder has all checkpoints that some system needs."""
+    """Whether a model's folder has all stages that some system needs."""
     return any(system.is_trained(folder) for system in SYSTEMS)
 
 
 def load_system(folder: Path, device: torch.device) -> System:
-    """The speech system that a model's folder of checkpoints holds; ValueError if none is complete, or if its stages
-    do not fit each other, saying which."""
+    """The speech system that a model's folder holds, of checkpoints or an exported voice; ValueError if none is
+    complete, or if its stages do not fit each other, saying which."""
     return next((system for system in SYSTEMS if system.is_trained(folder)), SYSTEMS[-1])(folder, device)

@@ -7,14 +7,15 @@ from pathlib import Path
 import torch
 
 from alignments.textgrids import word_and_phone_intervals
-from checkpoints import require_checkpoint, saved_steps
 from config import parse_config
 from models import build_aligned_tts, load_network, load_vocoder
 from models.aligned_tts import Prosody
+from models.layers.mel_decoders import AutoregressiveDecoder
 from models.layers.sampling import Sampling
 from synthesis.speech import Part, index_of
 from text import build_frontend
 from text.symbols import MARKS
+from voice_folder import has_stage, require_stage
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +33,14 @@ class AlignedVoice:
 class AlignedSystem:
     """The aligned-duration model and the vocoder."""
 
+    name = "aligned"
+    stages = {"aligned": "", "vocoder": "vocoder."}
+
     def __init__(self, folder: Path, device: torch.device):
         """ValueError if a stage is not trained yet, or if the two do not fit each other."""
         self.folder, self.device, model = folder, device, folder.name
-        data = require_checkpoint(folder / "aligned", f"python3 train_aligned.py -c CONFIG -m {model}")
-        wave_data = require_checkpoint(folder / "vocoder", f"python3 train_vocoder.py -c CONFIG -m {model}")
+        data = require_stage(folder / "aligned", f"python3 train_aligned.py -c CONFIG -m {model}")
+        wave_data = require_stage(folder / "vocoder", f"python3 train_vocoder.py -c CONFIG -m {model}")
         config = parse_config(data["config"], f"the config in {folder / 'aligned'}")
         wave_config = parse_config(wave_data["config"], f"the config in {folder / 'vocoder'}")
         if config.audio != wave_config.audio:
@@ -50,8 +54,8 @@ class AlignedSystem:
 
     @staticmethod
     def is_trained(folder: Path) -> bool:
-        """Whether a model's folder has the checkpoints of this system."""
-        return bool(saved_steps(folder / "aligned") and saved_steps(folder / "vocoder"))
+        """Whether a model's folder has the stages of this system."""
+        return has_stage(folder / "aligned") and has_stage(folder / "vocoder")
 
     def check(self, language: str, speaker: str | None) -> tuple[int, int]:
         """Ids of a language and a speaker (the first if None); ValueError for one that the model has not learned."""
@@ -85,16 +89,21 @@ class AlignedSystem:
     @torch.inference_mode()
     def speak_parts(
         self, parts: list[str], language: str, voice: AlignedVoice, *, sampling: Sampling,
-        generator: torch.Generator | None,
+        generators: list[torch.Generator | None],
     ) -> list[Part]:
-        """Speaks pieces of IPA: the mels of all of them together, each wave alone. Nothing is random but a flow's
-        noise, whose standard deviation is the sampling's temperature."""
+        """Speaks pieces of IPA, each alone, so that its neighbours do not change it in the least; only the mels of an
+        autoregressive decoder are made together. Nothing is random but a flow's noise, whose standard deviation is the
+        sampling's temperature."""
         begin, end = self.frontend.bos_id, self.frontend.eos_id
         ids = [torch.tensor([begin, *self.frontend.encode(ipa), end], device=self.device) for ipa in parts]
         speaker = torch.full((len(ids),), voice.speaker, device=self.device)
         language_ids = torch.full_like(speaker, index_of(self.languages, language, "language"))
-        spoken = self.model.generate(
-            ids, speaker, language_ids, voice.prosody, sampling.temperature, [generator] * len(ids))
+        together = len(ids) if isinstance(self.model.decoder, AutoregressiveDecoder) else 1
+        spoken = []
+        for first in range(0, len(ids), together):
+            some = slice(first, first + together)
+            spoken += self.model.generate(ids[some], speaker[some], language_ids[some], voice.prosody,
+                                          sampling.temperature, generators[some])
         made = []
         for ipa, speech in zip(parts, spoken, strict=True):
             wave = self.vocoder(speech.mel.unsqueeze(0)).wave[0].cpu()

@@ -48,8 +48,14 @@ class Speech:
 
 
 class System(Protocol):
-    """IPA -> wave, loaded from a model's folder of checkpoints, which it has checked to fit together."""
+    """IPA -> wave, loaded from a model's folder (checkpoints or an exported voice), whose stages it has checked to fit
+    together."""
 
+    name: str
+    """What kind of system it is."""
+    stages: dict[str, str]
+    """Stages that it speaks with, that of the text frontend first, and how the names of the weights begin that it needs
+    of each."""
     audio: AudioConfig
     frontend: Frontend
     languages: list[str]
@@ -71,9 +77,11 @@ class System(Protocol):
         """The IPA in as many pieces as the system needs; ValueError if it cannot be cut to fit."""
 
     def speak_parts(
-        self, parts: list[str], language: str, voice: Any, *, sampling: Sampling, generator: torch.Generator | None,
+        self, parts: list[str], language: str, voice: Any, *, sampling: Sampling,
+        generators: list[torch.Generator | None],
     ) -> list[Part]:
-        """Speaks pieces of IPA together, as one batch."""
+        """Speaks pieces of IPA together, as one batch. `generators`: each part's own random numbers; a system that
+        draws those of a batch together takes the first."""
 
 
 def index_of(names: list[str], name: str, what: str) -> int:

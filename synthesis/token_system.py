@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from checkpoints import newest_checkpoint, require_checkpoint, saved_steps
 from config import MelCodecConfig, parse_config
 from decoding.engine import Decoder
 from models import Codec, MelToWave, build_token_lm, build_wave_generator, load_codec, load_network
@@ -18,6 +17,7 @@ from models.layers.sampling import Sampling
 from models.token_lm import Generated
 from synthesis.speech import Part, index_of
 from text import build_frontend
+from voice_folder import has_stage, require_stage
 from voice_prompts import VoicePrompt, nearest_speaker, read_voice_prompt
 
 log = logging.getLogger(__name__)
@@ -39,12 +39,14 @@ class TokenVoice:
 class TokenSystem:
     """A language model over codes, a mel decoder and a vocoder."""
 
+    name = "token"
+
     def __init__(self, folder: Path, device: torch.device):
         """ValueError if a stage is not trained yet, or if two stages do not fit each other, saying which."""
         self.folder, self.device, model = folder, device, folder.name
-        if not saved_steps(folder / "vocoder"):
-            require_checkpoint(folder / "llm", f"python3 train_llm.py -c CONFIG -m {model}")  # it comes first
-        wave_data = require_checkpoint(folder / "vocoder", f"python3 train_vocoder.py -c CONFIG -m {model}")
+        if not has_stage(folder / "vocoder"):
+            require_stage(folder / "llm", f"python3 train_llm.py -c CONFIG -m {model}")  # it comes first
+        wave_data = require_stage(folder / "vocoder", f"python3 train_vocoder.py -c CONFIG -m {model}")
         self.config = parse_config(wave_data["config"], f"the config in {folder / 'vocoder'}")
         self.audio = self.config.audio
         self.hidden = self.config.train.vocoder.conditioning == "hidden"
@@ -52,7 +54,7 @@ class TokenSystem:
             lm_folder, lm_data = folder / "vocoder", wave_data
         else:
             lm_folder = folder / "llm"
-            lm_data = require_checkpoint(lm_folder, f"python3 train_llm.py -c CONFIG -m {model}")
+            lm_data = require_stage(lm_folder, f"python3 train_llm.py -c CONFIG -m {model}")
         lm_config = parse_config(lm_data["config"], f"the config in {lm_folder}")
         self.frontend = build_frontend(lm_config.text)
         self.frontend.check_state(lm_data["text"], str(lm_folder))
@@ -89,14 +91,21 @@ class TokenSystem:
 
     @staticmethod
     def is_trained(folder: Path) -> bool:
-        """Whether a model's folder has the checkpoints of this system: those of both stages, or of a vocoder stage that
-        holds the language model, too."""
-        if not saved_steps(folder / "vocoder"):
+        """Whether a model's folder has the stages of this system: both, or a vocoder stage that holds the language
+        model, too."""
+        if not has_stage(folder / "vocoder"):
             return False
-        if saved_steps(folder / "llm"):
+        if has_stage(folder / "llm"):
             return True
-        wave_data, _ = newest_checkpoint(folder / "vocoder")
+        wave_data = require_stage(folder / "vocoder", "python3 train_vocoder.py")
         return wave_data["config"]["train"]["vocoder"]["conditioning"] == "hidden"
+
+    @property
+    def stages(self) -> dict[str, str]:
+        """As `System` says; the codec is there for references, and where the vocoder was trained on mel."""
+        own_codec = isinstance(self.config.codec, MelCodecConfig) and has_stage(self.folder / "codec")
+        return {name: "" for name, used in
+                {"llm": not self.hidden, "vocoder": True, "codec": own_codec}.items() if used}
 
     @cached_property
     def codec(self) -> Codec:
@@ -151,12 +160,13 @@ class TokenSystem:
 
     def speak_parts(
         self, parts: list[str], language: str, voice: TokenVoice, *, sampling: Sampling,
-        generator: torch.Generator | None,
+        generators: list[torch.Generator | None],
     ) -> list[Part]:
         """Speaks pieces of IPA: what the language model says of all of them together, each wave alone."""
         language_id = index_of(self.languages, language, "language")
         spoken = []
-        for ipa, generated in zip(parts, self._generate(parts, language_id, voice, sampling, generator), strict=True):
+        together = self._generate(parts, language_id, voice, sampling, generators[0])
+        for ipa, generated in zip(parts, together, strict=True):
             features = generated.states if self.hidden else generated.codes
             wave = self.wave_from(features, voice.decoder_speaker)
             spoken.append(Part(ipa, wave, len(wave) / self.audio.sample_rate, generated.finish_reason))

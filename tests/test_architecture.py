@@ -10,19 +10,21 @@ ROOT = Path(__file__).parents[1]
 LIBRARIES = {
     # what each may import of ours; a name stands for the module or package and all in it
     "cli": set(), "plotting": set(), "checkpoints": set(), "codes_cache": set(), "config": set(),
-    "mel_processing": {"config"}, "training": {"config", "checkpoints", "optimization", "random_state", "step_clock"},
+    "mel_processing": {"config"}, "voice_folder": {"checkpoints"},
+    "training": {"config", "checkpoints", "optimization", "random_state", "step_clock", "voice_folder"},
     "optimization": {"config"}, "random_state": set(), "step_clock": set(), "losses": {"mel_processing"},
     "data_utils": {"text", "mel_processing", "config"}, "lm_data": {"data_utils"}, "voice_prompts": {"mel_processing"},
     "prosody": {"config", "mel_processing"}, "aligned_data": {"data_utils", "mel_processing", "prosody"},
     "text": {"text", "config"},
-    "models": {"models", "config", "checkpoints"},
+    "models": {"models", "config", "checkpoints", "voice_folder"},
     "preprocessing": {"preprocessing", "config", "mel_processing", "data_utils"},
-    "durations_cache": set(), "mels_cache": {"config"}, "alignments": {"alignments", "config", "mel_processing", "data_utils", "text"},
+    "durations_cache": set(), "mels_cache": {"config"},
+    "alignments": {"alignments", "config", "mel_processing", "data_utils", "text"},
     "evaluation": {"evaluation", "config", "checkpoints", "data_utils", "losses", "mel_processing", "models",
                    "plotting", "preprocessing", "prosody"},
     "decoding": {"decoding", "models"},
     "synthesis": {"synthesis", "decoding", "alignments.textgrids", "config", "checkpoints", "models", "text",
-                  "voice_prompts"},
+                  "voice_folder", "voice_prompts"},
 }
 NETWORK_PARTS = {"models.layers", "config", "mel_processing"}
 

@@ -98,6 +98,19 @@ def test_long_text_is_split_until_it_fits_the_positions(chain):
         synthesizer.speak("a" * 600, input_type="ipa")
 
 
+def test_a_stream_speaks_one_sentence_after_the_other(chain):
+    synthesizer = load_synthesizer("tiny")
+    with pytest.raises(ValueError, match="language 'xx' is not among"):
+        synthesizer.stream(TEXT, "xx")
+    alone = synthesizer.speak(TEXT, seed=3)
+    chunks = list(synthesizer.stream(f"{TEXT} {TEXT}", seed=3))
+    assert torch.equal(chunks[0].samples, alone.samples)
+    pause = round(0.25 * alone.sample_rate)
+    assert not chunks[1].samples[:pause].any()
+    assert torch.equal(chunks[1].samples[pause:], chunks[1].parts[0].samples)
+    assert chunks[1].parts[0].start == pytest.approx(chunks[0].seconds + 0.25, abs=1e-4)
+
+
 def test_every_code_frame_becomes_its_samples(chain):
     system = load_synthesizer("tiny").system
     for frames in (1, 2, 7, 99, 100, 333):
@@ -185,7 +198,7 @@ def hidden_chain(own_chain):
 
 def test_hidden_states_are_spoken(hidden_chain):
     system = Synthesizer("tiny").system
-    greedy = {"sampling": Sampling(temperature=0), "generator": None}
+    greedy = {"sampling": Sampling(temperature=0), "generators": [None, None]}
     ipa = ["həlˈoʊ", "ðə kwˈɪk bɹˈaʊn fˈɑːks dʒˈʌmps."]
     voice = system.voice("ella", "de")
     together = system.speak_parts(ipa, "de", voice, **greedy)

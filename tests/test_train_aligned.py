@@ -1,6 +1,7 @@
 """train_aligned.py on a tiny model, and speaking with what it trained."""
 
 import json
+import logging
 
 import pytest
 import torch
@@ -54,7 +55,8 @@ def with_durations(own_chain):
 
 
 @pytest.mark.parametrize("kind", DECODERS)
-def test_every_decoder_trains_and_speaks(with_durations, kind):
+def test_every_decoder_trains_and_speaks(with_durations, kind, caplog):
+    caplog.set_level(logging.INFO)  # for train.log
     run_script("train_aligned", "-c", aligned_config(kind), "-m", "tiny")
     log = (with_durations / "logs/tiny/aligned/train.log").read_text()
     assert "mel_l1" in log
@@ -70,6 +72,25 @@ def test_every_decoder_trains_and_speaks(with_durations, kind):
     ends = [time for word in words for time in (word.start, word.end)]
     assert ends == sorted(ends)
     assert ends[-1] <= speech.seconds + 1e-6
+
+
+@pytest.mark.parametrize("kind", ["parallel", "flow"])
+def test_a_stream_gives_the_very_samples_of_the_whole(with_durations, kind):
+    run_script("train_aligned", "-c", aligned_config(kind), "-m", "tiny", "--max-steps", 2)
+    synthesizer, text = Synthesizer("tiny"), "A man sat down. He saw a tree, and then another one! Why?"
+    speech = synthesizer.speak(text, seed=1)
+    stream = synthesizer.stream(text, seed=1)
+    chunks = [next(stream)]
+    assert torch.equal(chunks[0].samples, speech.parts[0].samples)
+    chunks += stream
+    assert torch.equal(torch.cat([chunk.samples for chunk in chunks]), speech.samples)
+    parts = [part for chunk in chunks for part in chunk.parts]
+    for part, whole in zip(parts, speech.parts, strict=True):
+        assert (part.text, part.start, part.words) == (whole.text, whole.start, whole.words)
+        begin = round(part.start * speech.sample_rate)
+        assert torch.equal(part.samples, speech.samples[begin : begin + len(part.samples)])
+    other = synthesizer.speak(text, seed=2)
+    assert torch.equal(other.samples, speech.samples) == (kind == "parallel")
 
 
 def test_resumed_is_unbroken(with_durations):

@@ -1,0 +1,142 @@
+"""An exported voice speaks as its checkpoints do, and says what is wrong with it."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import run_script, write_config
+from test_train_aligned import aligned_config
+
+from checkpoints import checkpoint_path, network_weights, require_checkpoint, write_checkpoint
+from config import load_config
+from mel_processing import log_mel
+from models import build_aligned_tts
+from models.layers.sampling import Sampling
+from synthesize import Synthesizer
+from text import build_frontend
+from voice_folder import LEXICON_FILE, MODEL_FILE, NOT_EXPORTED, read_stage, write_voice
+
+TEXT = "A man sat down. He saw a tree!"
+
+
+def say(model: str, text: str = TEXT) -> torch.Tensor:
+    return Synthesizer(model).speak(text, "en-us", seed=1).samples
+
+
+def export(model: str = "tiny", precision: str = "fp32") -> str:
+    run_script("export", "-m", model, "-o", f"voices/{precision}", "--precision", precision)
+    return f"voices/{precision}"
+
+
+@pytest.fixture
+def aligned_chain(own_chain):
+    """The chain with an aligned-duration model that learned nothing, and a word of its own."""
+    Path("words.txt").write_text("zyx\thəlˈoʊ\n")
+    config = write_aligned_config()
+    frontend = build_frontend(config.text)
+    data = {"config": config.model_dump(), "text": frontend.state(), "speakers": ["bruno", "ella"],
+            "languages": ["de", "en-us"], "speaker_pitch": {"bruno": 110.3, "ella": 1 / 3}}
+    torch.manual_seed(0)
+    model, average = build_aligned_tts(config, data), build_aligned_tts(config, data)
+    duration = average.predictors["duration"].out
+    torch.nn.init.zeros_(duration.weight)  # none so near to half a frame that fp16 makes it another number of them
+    torch.nn.init.constant_(duration.bias, 2.0)
+    write_checkpoint(
+        {**data, "stage": "aligned", "step": 7, "weights": model.state_dict(), "ema": average.state_dict(),
+         "has_discriminator": False, "training": {"optimizer": {}}},
+        checkpoint_path(Path("checkpoints/tiny/aligned"), "G", 7),
+    )
+    return own_chain
+
+
+def write_aligned_config():
+    path = Path(aligned_config("flow"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"text": {"lexicon": "words.txt"}}))
+    return load_config(path)
+
+
+def test_an_aligned_voice_speaks_without_its_checkpoints(aligned_chain, caplog):
+    caplog.set_level(logging.INFO)
+    expected = say("tiny", TEXT + " Zyx.")
+    stored = require_checkpoint("checkpoints/tiny/aligned", "")
+    exact, half = export(), export(precision="fp16")
+    sizes = [sum(path.stat().st_size for path in Path(folder).iterdir()) for folder in (exact, half)]
+    assert f"voices/fp16: aligned system, fp16, {sizes[1] / 1e6:.1f} MB in all" in caplog.text
+    assert sorted(path.name for path in Path(half).iterdir()) == [
+        "aligned.safetensors", LEXICON_FILE, MODEL_FILE, "vocoder.safetensors"]
+    assert all(name.startswith("vocoder.") for name in read_stage(Path(exact), "vocoder")["weights"])
+    read = read_stage(Path(exact), "aligned")
+    assert network_weights(read).keys() == stored["ema"].keys()
+    assert all(torch.equal(value, read["weights"][name]) for name, value in stored["ema"].items())
+    stored["config"]["text"]["lexicon"] = f"{exact}/{LEXICON_FILE}"
+    kept = [{key: value for key, value in stage.items() if key not in NOT_EXPORTED} for stage in (stored, read)]
+    assert json.loads(json.dumps(kept[0])) == kept[1]
+    assert read["step"] == 7
+
+    shutil.rmtree("checkpoints")
+    Path("words.txt").unlink()
+    assert torch.equal(say(exact, TEXT + " Zyx."), expected)
+    speaks_half = say(half, TEXT + " Zyx.")
+    assert not torch.equal(speaks_half, expected)
+    assert (speaks_half - expected).norm() < 0.02 * expected.norm()
+    audio = Synthesizer(half).audio
+    mels = [log_mel(wave[None], audio) for wave in (speaks_half, expected)]
+    assert (mels[0] - mels[1]).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("hidden", [False, True], ids=["codes", "hidden"])
+def test_a_token_voice_speaks_and_follows_a_reference(own_chain, hidden):
+    if hidden:
+        shutil.rmtree("checkpoints/tiny/vocoder")
+        stage = {"conditioning": "hidden", "segment_frames": 24, "adversarial_frames": 12, "max_steps": 2}
+        run_script("train_vocoder", "-c", write_config(train__vocoder=stage), "-m", "tiny")
+        shutil.rmtree("checkpoints/tiny/llm")
+    reference = {"reference": next(Path("data").glob("wavs/ella*.wav")), "reference_text": "Good.", "seed": 1}
+    expected = say("tiny"), Synthesizer("tiny").speak("Hello.", **reference).samples
+    exact, half = export(), export(precision="fp16")
+    stages = {"vocoder", "codec"} if hidden else {"llm", "vocoder", "codec"}
+    assert {path.stem for path in Path(half).glob("*.safetensors")} == stages
+    shutil.rmtree("checkpoints")
+    assert torch.equal(say(exact), expected[0])
+    assert torch.equal(Synthesizer(exact).speak("Hello.", **reference).samples, expected[1])
+    # a draw may fall on the other side; greedy, the codes are the same and the sound is close
+    greedy = [Synthesizer(folder).speak("Hello.", sampling=Sampling(temperature=0)).samples for folder in (exact, half)]
+    assert (greedy[0] - greedy[1]).norm() < 0.02 * greedy[0].norm()
+    assert len(Synthesizer(half).speak("Hello.", **reference).samples)
+
+
+@pytest.mark.parametrize(("harm", "complaint"), [
+    (lambda folder: (folder / "vocoder.safetensors").unlink(), r"vocoder\.safetensors: missing; export the voice"),
+    (lambda folder: (folder / "vocoder.safetensors").write_bytes(b"x"), r"vocoder\.safetensors: damaged, or of an"),
+    (lambda folder: (folder / MODEL_FILE).write_text("{}"), r"model\.json: damaged, or not of this version's format"),
+    (lambda folder: (folder / MODEL_FILE).unlink(), "no exported voice, it has no model.json; make one with: python3"),
+], ids=["missing", "damaged", "emptied", "no model.json"])
+def test_a_damaged_voice_is_refused(aligned_chain, harm, complaint):
+    folder = Path(export(precision="fp16"))
+    harm(folder)
+    with pytest.raises(ValueError, match=complaint):
+        Synthesizer(str(folder))
+
+
+def test_a_voice_is_not_written_over_or_in_halves(aligned_chain, caplog):
+    export()
+    with pytest.raises(ValueError, match=r"voices/fp32: is there already; remove it, or take another -o"):
+        write_voice(Path("voices/fp32"), Path("checkpoints/tiny"), "aligned", {"aligned": ""}, "fp32")
+    with pytest.raises(ValueError, match="nothing"):
+        write_voice(Path("voices/other"), Path("checkpoints/tiny"), "aligned", {"aligned": "", "nothing": ""}, "fp32")
+    assert [path.name for path in Path("voices").iterdir()] == ["fp32"]
+
+
+def test_fine_tuning_starts_from_a_voice(own_chain):
+    newest = max(Path("checkpoints/tiny/llm").glob("G_step*.pth"))
+    tuned = []
+    for model, source in (("one", newest), ("two", export())):
+        shutil.copytree("checkpoints/tiny/codec", f"checkpoints/{model}/codec")
+        run_script("train_llm", "-c", "config.json", "-m", model, "--weights-from", source, "--max-steps", 2)
+        tuned.append(require_checkpoint(f"checkpoints/{model}/llm", "")["weights"])
+    assert all(torch.equal(value, tuned[1][name]) for name, value in tuned[0].items())
+    with pytest.raises(ValueError, match="an exported voice with llm and vocoder and codec alone, aligned is needed"):
+        read_stage(Path("voices/fp32"), "aligned")
