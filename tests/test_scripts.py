@@ -39,7 +39,7 @@ def trained(model: str, stage: str) -> dict:
 def speak(model: str, tmp_path: Path) -> None:
     run_script("synthesize", "-m", model, "--text", TEXT, "-o", tmp_path / "a.wav", "--seed", 0)
     wave = load_audio(tmp_path / "a.wav", 22050)
-    assert len(wave) > 2000
+    assert len(wave) > 1000
     assert wave.abs().max() > 0
 
 

@@ -139,14 +139,14 @@ def reference(chain, tmp_path):
 
 @pytest.fixture
 def asked(synthesizer, monkeypatch):
-    """The arguments of every call of the language model's `generate`."""
-    calls, generate = [], synthesizer.system.lm.generate
+    """The arguments of every call of `Decoder.generate`."""
+    calls, generate = [], synthesizer.system.fast_lm.generate
 
     def spy(text, speaker, language, *rest, **options):
         calls.append({"text": text, "speaker": speaker.tolist(), **options})
         return generate(text, speaker, language, *rest, **options)
 
-    monkeypatch.setattr(synthesizer.system.lm, "generate", spy)
+    monkeypatch.setattr(synthesizer.system.fast_lm, "generate", spy)
     return calls
 
 
