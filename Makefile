@@ -34,6 +34,6 @@ $(VENV)/installed: requirements.txt | $(VENV)/bin/python
 	$(PY) -m pip install -q -r requirements.txt
 	touch $@
 
-$(VENV)/installed-dev: requirements-dev.txt requirements-eval.txt $(VENV)/installed
+$(VENV)/installed-dev: requirements-dev.txt requirements-eval.txt requirements-misaki.txt $(VENV)/installed
 	$(PY) -m pip install -q -r requirements-dev.txt
 	touch $@

@@ -74,6 +74,8 @@ class TextConfig(Section):
     frontend: Literal["ipa", "bytes"] = "ipa"
     lexicon: str | None = None
     """File of `word<TAB>ipa` lines that override espeak-ng."""
+    english: Literal["espeak", "misaki"] = "espeak"
+    """Who speaks en-us and en-gb; `misaki` needs requirements-misaki.txt."""
 
 
 class DataConfig(Section):

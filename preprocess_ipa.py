@@ -46,9 +46,9 @@ def main() -> None:
     source, target = Path(arguments.input), Path(arguments.output)
     if source.resolve() == target.resolve():
         raise ValueError(f"{target}: input and output are the same file; give another name to -o")
-    if arguments.input_type == "ipa" and (arguments.frontend == "bytes" or arguments.lexicon):
-        raise ValueError("--input-type ipa only checks IPA: leave out --lexicon and --frontend bytes")
-    config = TextConfig(frontend=arguments.frontend, lexicon=arguments.lexicon)
+    config = TextConfig(frontend=arguments.frontend, lexicon=arguments.lexicon, english=arguments.english)
+    if arguments.input_type == "ipa" and config != TextConfig():
+        raise ValueError("--input-type ipa only checks IPA: leave out --lexicon, --english and --frontend bytes")
     frontend = build_frontend(config)
     clips = with_languages(read_filelist(source), arguments.language, source)
     if arguments.input_type == "text":
@@ -84,6 +84,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one per CPU)")
     parser.add_argument("--input-type", choices=["text", "ipa"], default="text")
     parser.add_argument("--lexicon", help="file of word<TAB>ipa lines that override espeak-ng")
+    parser.add_argument("--english", choices=["espeak", "misaki"], default="espeak",
+                        help="who speaks en-us and en-gb; misaki needs requirements-misaki.txt")
     parser.add_argument("--frontend", choices=["ipa", "bytes"], default="ipa")
     arguments = parser.parse_args()
     if arguments.jobs < 1:

@@ -1,7 +1,8 @@
-"""Text -> IPA with punctuation kept: marks are cut out, espeak-ng speaks what lies between, marks go back in."""
+"""Text -> IPA with punctuation kept: marks are cut out, what lies between is spoken, marks go back in."""
 
 import re
 
+from text.english import VARIETIES, Misaki
 from text.espeak import Espeak, espeak_language
 from text.japanese import kana
 from text.lexicon import Lexicon, take_inline
@@ -15,11 +16,14 @@ _PIECE = re.compile(rf"({OVERRIDE}|[!?;…—\"()¡¿]|\.(?!\w)|(?<!\d),|,(?!\d)
 
 
 class Phonemizer:
-    """IPA of texts in any language of espeak-ng, with the pronunciations of a lexicon."""
+    """IPA of texts in any language of espeak-ng, with the pronunciations of a lexicon.
 
-    def __init__(self, lexicon: Lexicon):
-        self._lexicon = lexicon
-        self._voices: dict[str, Espeak] = {}
+    `english`: who speaks American and British English, "espeak" or "misaki".
+    """
+
+    def __init__(self, lexicon: Lexicon, english: str = "espeak"):
+        self._lexicon, self._english = lexicon, english
+        self._voices: dict[str, Espeak | Misaki] = {}
 
     def __call__(self, text: str, language: str) -> str:
         """The IPA of one text. ValueError for an unknown language, or if there is nothing to speak."""
@@ -49,9 +53,10 @@ class Phonemizer:
         after = " " if text[-1:].isspace() else ""
         return before + ipa + after
 
-    def _voice(self, language: str) -> Espeak:
+    def _voice(self, language: str) -> Espeak | Misaki:
         if language not in self._voices:
-            self._voices[language] = Espeak(language)
+            by_misaki = self._english == "misaki" and language in VARIETIES
+            self._voices[language] = Misaki(language) if by_misaki else Espeak(language)
         return self._voices[language]
 
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 from importlib.metadata import version
 
 from config import TextConfig
+from text.english import misaki_versions
 from text.espeak import espeak_language, espeak_version
 from text.lexicon import Lexicon
 from text.normalize import NORMALIZATION_VERSION, normalize
@@ -64,14 +65,15 @@ class Frontend(ABC):
 
 
 class IPAFrontend(Frontend):
-    """espeak-ng's IPA; every symbol is one code point of decomposed IPA."""
+    """IPA of espeak-ng (English: of misaki, if asked); every symbol is one code point of decomposed IPA."""
 
-    def __init__(self, lexicon: str | None = None):
+    def __init__(self, lexicon: str | None = None, english: str = "espeak"):
         super().__init__()
         self.symbols = list(SYMBOLS)
         self._ids = {symbol: i for i, symbol in enumerate(SYMBOLS)}
         self._lexicon = Lexicon(lexicon)
-        self._phonemizer = Phonemizer(self._lexicon)
+        self._phonemizer = Phonemizer(self._lexicon, english)
+        self._english = {"english": misaki_versions()} if english == "misaki" else {}
 
     def check_language(self, language: str) -> None:
         espeak_language(language)
@@ -97,6 +99,7 @@ class IPAFrontend(Frontend):
             "normalization": NORMALIZATION_VERSION,
             "lexicon": self._lexicon.fingerprint,
             **_versions(),
+            **self._english,
         }
 
 
@@ -133,7 +136,10 @@ class ByteFrontend(Frontend):
 def build_frontend(config: TextConfig) -> Frontend:
     """The frontend that the config names. ValueError names the lexicon's file and line, or what does not fit."""
     if config.frontend == "ipa":
-        return IPAFrontend(config.lexicon)
+        return IPAFrontend(config.lexicon, config.english)
+    if config.english != "espeak":
+        raise ValueError("text.english gives IPA, which the byte frontend does not use: remove it, or set "
+                         "text.frontend to 'ipa'")
     if config.lexicon:
         raise ValueError("text.lexicon gives IPA, which the byte frontend does not use: remove it, or set "
                          "text.frontend to 'ipa'")
@@ -152,6 +158,9 @@ def _difference(key: str, theirs, mine) -> str:
     if key == "lexicon":
         return (f"lexicon {(theirs or 'none')[:12]} there, {(mine or 'none')[:12]} here: set text.lexicon to the file "
                 "that it was trained with; for single words write [[ipa]] in the text")
+    if key == "english":
+        return (f"English by {theirs or 'espeak-ng'} there, by {mine or 'espeak-ng'} here: set text.english to what it "
+                "was trained with, and install those versions")
     if key in _versions():
         return f"{key} {theirs} there, {mine} here: install the version of the checkpoint"
     return f"{key} {theirs} there, {mine} here: use the code that it was trained with"
