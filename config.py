@@ -267,7 +267,16 @@ class VocosConfig(Section):
     n_layers: Positive = 8
 
 
-Vocoder = Annotated[MultibandISTFTConfig | VocosConfig, Field(discriminator="kind")]
+class HarmonicVocosConfig(Section):
+    """Vocos' backbone as filters of pulses at the f0 and of noise: in tune after minutes of training."""
+
+    kind: Literal["harmonic_vocos"] = "harmonic_vocos"
+    hidden_size: Positive = 512
+    intermediate_size: Positive = 1536
+    n_layers: Positive = 8
+
+
+Vocoder = Annotated[MultibandISTFTConfig | VocosConfig | HarmonicVocosConfig, Field(discriminator="kind")]
 
 
 class ParallelDecoderConfig(Section):
@@ -422,7 +431,7 @@ class VocoderStage(StageConfig):
     """From then on waves are made and judged of so many mel frames alone, anywhere in the segment; null: of all."""
     loss_weights: dict[str, float] = {
         "mel": 45.0, "adversarial": 1.0, "feature_matching": 2.0, "stft": 1.0, "subband_stft": 1.0, "decoder_mel": 45.0,
-        "llm": 1.0,
+        "llm": 1.0, "f0": 1.0,
     }
     """Losses that the system does not have need no weight: llm without joint, decoder_mel with mel, ..."""
 
@@ -556,7 +565,7 @@ def parse_config(values: Any, source: str) -> Config:
 
 def _explain(problem: dict) -> str:
     # a discriminated union puts its tag ("encodec") into the path, which the user's file does not have
-    tags = {1: {"encodec", "mel", "multiband_istft", "vocos"},
+    tags = {1: {"encodec", "mel", "multiband_istft", "vocos", "harmonic_vocos"},
             2: {"parallel", "flow", "autoregressive"}, 3: {"fsq", "rvq", "gaussian"}}
     keys = [key for i, key in enumerate(problem["loc"]) if key not in tags.get(i, ())]
     where = ".".join(map(str, keys)) or "config"

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from config import DataConfig
@@ -215,32 +216,35 @@ class _Resumed(Sampler):
     def __iter__(self):
         return self.stream.from_batch(self.done)
 
+F0_CONTEXT = 8
+"""Mel frames on either side of a segment that its f0 is found with."""
+
 
 class WaveSegments(Dataset):
     """Random segments of `n_samples` of the clips, with their speaker; shorter clips end in silence.
 
     With `codes` (one (n_codebooks, frames) array a clip) also the codes around the segment: `context` frames more on
     either side, and where in them the segment starts. With `mels` (one (frames, n_mels) array a clip) also the
-    segment of these.
+    segment of these. With `f0_of` (wave (samples,) -> f0 (frames,)) also the f0 of the segment's frames.
     """
 
     def __init__(
         self, clips: Sequence[Clip], speakers: Sequence[str], audio: AudioConfig, segment_frames: int,
         codes: Sequence[np.ndarray] | None = None, code_frame_rate: float = 0.0, context: int = 16,
-        mels: Sequence[np.ndarray] | None = None,
+        mels: Sequence[np.ndarray] | None = None, f0_of: Callable[[Tensor], Tensor] | None = None,
     ):
         self.clips, self.audio, self.n_frames = clips, audio, segment_frames
         self.speakers = {name: i for i, name in enumerate(speakers)}
         self.codes, self.codes_per_frame, self.context = codes, code_frame_rate / audio.frame_rate, context
-        self.mels = mels
+        self.mels, self.f0_of = mels, f0_of
         self.seconds = [audio_seconds(clip.path) for clip in clips]
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def draw(self, draw: Draw) -> dict:
-        """{wave (samples,), speaker, name}, with codes {codes (n_codebooks, window), code_length, start}, and with mels
-        {predicted_mel (n_mels, frames)}."""
+        """{wave (samples,), speaker, name}, with codes {codes (n_codebooks, window), code_length, start}, with mels
+        {predicted_mel (n_mels, frames)}, with f0 {f0 (frames,)}."""
         return self.segment(draw.index, self.first_frame(draw))
 
     def first_frame(self, draw: Draw) -> int:
@@ -253,9 +257,15 @@ class WaveSegments(Dataset):
         """The segment of clip `index` that begins at mel frame `first_frame`."""
         clip, hop, rate = self.clips[index], self.audio.hop_length, self.audio.sample_rate
         n_samples = self.n_frames * hop
-        wave = load_audio(clip.path, rate, first_frame * hop / rate, n_samples / rate)[:n_samples]
-        wave = F.pad(wave, (0, n_samples - len(wave)))
+        # a pitch is seen in some periods on either side
+        before, after = (min(F0_CONTEXT, first_frame), F0_CONTEXT) if self.f0_of else (0, 0)
+        n_loaded = (before + self.n_frames + after) * hop
+        loaded = load_audio(clip.path, rate, (first_frame - before) * hop / rate, n_loaded / rate)[:n_loaded]
+        loaded = F.pad(loaded, (0, n_loaded - len(loaded)))
+        wave = loaded[before * hop :][:n_samples]
         item = {"wave": wave, "speaker": self.speakers[clip.speaker], "name": str(clip.path)}
+        if self.f0_of:
+            item["f0"] = self.f0_of(loaded)[before:][: frames_for(n_samples, self.audio)]
         if self.mels is not None:
             n_frames = frames_for(n_samples, self.audio)
             mel = torch.from_numpy(self.mels[index][first_frame : first_frame + n_frames].astype(np.float32)).T

@@ -148,6 +148,11 @@ def subband_stft_loss(
     return multi_resolution_stft_loss(fake_subbands.flatten(0, 1), real_subbands.flatten(0, 1), resolutions)
 
 
+def f0_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy in nats a frame of logits and target probabilities (B, T, classes)."""
+    return -(targets * logits.float().log_softmax(-1)).sum(-1).mean()
+
+
 def reconstruction_losses(
     fake: Tensor, real: Tensor, mel: Tensor, audio: AudioConfig, *, fake_subbands: Tensor | None = None,
     real_subbands: Tensor | None = None,

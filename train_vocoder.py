@@ -12,6 +12,7 @@ checkpoint holds the language model, too, and speaks alone.
 """
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,7 @@ from data_utils import (
 from lm_data import SpokenSegments, fitting
 from losses import (
     discriminator_loss,
+    f0_cross_entropy,
     generator_losses,
     mel_l1,
     reconstruction_losses,
@@ -49,9 +51,10 @@ from mels_cache import load_mels
 from models import build_wave_generator, codec_data, generate_wave, load_codec
 from models.codec import MelCodec
 from models.discriminators import build_discriminators
-from models.layers.crop import crop_wave, random_crop
+from models.layers.crop import crop_mel, crop_wave, random_crop
 from models.vocoder import load_published_vocos
 from plotting import mel_figure
+from prosody import fundamental_frequency
 from text import build_frontend
 from training import Run, stage_arguments
 
@@ -127,6 +130,8 @@ def train(config: Config, arguments) -> None:
         load_weights(generator.lm, network_weights(lm_data), Path("checkpoints") / arguments.model / "llm")
         frontend = build_frontend(config.text)
 
+    f0_of = partial(fundamental_frequency, audio=audio) if generator.vocoder.needs_f0 else None
+
     def segments(clips: list[Clip], rows, part: str, n_clips: int, n_frames: int):
         """A dataset of segments of the first `n_clips` of a part, these clips, and how much of a batch each takes."""
         kept, lengths = range(len(clips)), [1] * len(clips)
@@ -140,7 +145,7 @@ def train(config: Config, arguments) -> None:
         kept, lengths = kept[:n_clips], lengths[:n_clips]
         clips, rows = [clips[i] for i in kept], rows and rows.select(kept)
         if hidden:
-            waves = WaveSegments(clips, speakers, audio, n_frames)
+            waves = WaveSegments(clips, speakers, audio, n_frames, f0_of=f0_of)
             texts = CodeSequences(rows, frontend.encode, speakers, metadata["languages"])
             return SpokenSegments(waves, texts), clips, lengths
         codes = rows and [np.array(codes, dtype=np.int16) for codes in rows["codes"]]
@@ -148,7 +153,8 @@ def train(config: Config, arguments) -> None:
         if stage.predicted_start is not None:
             mels = load_mels(f"{config.data.mels}/{part}", [clip.path for clip in clips], audio)
         code_rate = codec.frame_rate if codec else 0.0
-        return WaveSegments(clips, speakers, audio, n_frames, codes, code_rate, mels=mels), clips, lengths
+        waves = WaveSegments(clips, speakers, audio, n_frames, codes, code_rate, mels=mels, f0_of=f0_of)
+        return waves, clips, lengths
 
     most = (8, 2) if arguments.test_mode else (len(clips), VALIDATION_CLIPS)
     dataset, clips, lengths = segments(clips, rows, "training", most[0], stage.segment_frames)
@@ -162,7 +168,8 @@ def train(config: Config, arguments) -> None:
     )
     # the weights of losses that this generator does not have
     absent = {"decoder_mel"} if stage.conditioning == "mel" else set()
-    absent |= {"subband_stft"} if config.vocoder.kind == "vocos" else set()
+    absent |= {"subband_stft"} if config.vocoder.kind != "multiband_istft" else set()
+    absent |= {"f0"} if f0_of is None else set()
     absent |= set() if stage.joint else {"llm"}
     weights = {name: weight for name, weight in stage.loss_weights.items() if name not in absent}
     adversarial = {"adversarial", "feature_matching"}
@@ -182,6 +189,9 @@ def train(config: Config, arguments) -> None:
             output.wave, wave, mel if crop is None else log_mel(wave, audio), audio, fake_subbands=output.subbands,
             real_subbands=run.unwrapped().vocoder.analysis(wave),
         )
+        if output.f0_logits is not None:
+            targets = run.unwrapped().vocoder.f0_bins.targets(crop_mel(batch["f0"], crop))
+            losses["f0"] = f0_cross_entropy(output.f0_logits, targets)
         if decoded_mel is not None:
             losses["decoder_mel"] = mel_l1(decoded_mel, mel)
         if predicted:
@@ -205,6 +215,7 @@ def train(config: Config, arguments) -> None:
             samples = min(int(audio_seconds(held_out[i].path) * audio.sample_rate), batch["wave"].shape[1])
             frames = max(1, frames_for(samples, audio) - 2)
             mel = log_mel(batch["wave"], audio)
+            batch.pop("f0", None)  # synthesis has none but its own
             decoded_mel, output, *predicted = generate_wave(network, batch, heard(run, batch, mel))
             if predicted:
                 llm.append(token_cross_entropy(*predicted))

@@ -15,7 +15,7 @@ from models.hidden_decoder import HiddenDecoder
 from models.layers.crop import Crop, crop_mel
 from models.token_decoder import TokenDecoder
 from models.token_lm import TokenLM
-from models.vocoder import VocoderOutput, build_vocoder
+from models.vocoder import Vocoder, VocoderOutput, build_vocoder
 from voice_folder import require_stage
 
 __all__ = [
@@ -61,9 +61,12 @@ class MelToWave(nn.Module):
         super().__init__()
         self.vocoder = build_vocoder(config.vocoder, config.audio)
 
-    def forward(self, mel: Tensor, crop: Crop | None = None) -> tuple[None, VocoderOutput]:
-        """mel (B, n_mels, T) -> (None, as no decoder makes a mel, and vocoder output)."""
-        return None, self.vocoder(crop_mel(mel, crop))
+    def forward(
+        self, mel: Tensor, crop: Crop | None = None, f0: Tensor | None = None
+    ) -> tuple[None, VocoderOutput]:
+        """mel (B, n_mels, T), f0 (B, T) for vocoders that take one -> (None, as no decoder makes a mel, and vocoder
+        output)."""
+        return None, vocode(self.vocoder, mel, crop, f0)
 
 
 class CodesToWave(nn.Module):
@@ -75,11 +78,12 @@ class CodesToWave(nn.Module):
         self.vocoder = build_vocoder(config.vocoder, config.audio)
 
     def forward(
-        self, codes: Tensor, lengths: Tensor, speaker: Tensor, start: Tensor, n_frames: int, crop: Crop | None = None
+        self, codes: Tensor, lengths: Tensor, speaker: Tensor, start: Tensor, n_frames: int, crop: Crop | None = None,
+        f0: Tensor | None = None,
     ) -> tuple[Tensor, VocoderOutput]:
         """codes (B, K, T) ... -> (mel (B, n_mels, n_frames), vocoder output); see the decoder's forward."""
         mel = self.decoder(codes, lengths, speaker, start, n_frames)
-        return mel, self.vocoder(crop_mel(mel, crop))
+        return mel, vocode(self.vocoder, mel, crop, f0)
 
 
 class HiddenToWave(nn.Module):
@@ -101,29 +105,35 @@ class HiddenToWave(nn.Module):
 
     def forward(
         self, text: Tensor, text_lengths: Tensor, codes: Tensor, code_lengths: Tensor, speaker: Tensor,
-        language: Tensor, start: Tensor, n_frames: int, crop: Crop | None = None,
+        language: Tensor, start: Tensor, n_frames: int, crop: Crop | None = None, f0: Tensor | None = None,
     ) -> tuple:
         """Text and codes of whole clips -> (mel (B, n_mels, n_frames) from mel frame `start` (B,) on, vocoder output);
         with `joint` also logits and targets of the codes, as `TokenLM.forward` gives them."""
         with torch.set_grad_enabled(self.joint and torch.is_grad_enabled()):
             states = self.lm.states(text, text_lengths, codes, code_lengths, speaker, language, with_frames=True)
         mel = self.decoder(states.frames, code_lengths, speaker, start, n_frames)
-        output = mel, self.vocoder(crop_mel(mel, crop))
+        output = mel, vocode(self.vocoder, mel, crop, f0)
         return (*output, self.lm.logits(states.codes), self.lm.targets(states.steps)) if self.joint else output
+
+
+def vocode(vocoder: Vocoder, mel: Tensor, crop: Crop | None, f0: Tensor | None) -> VocoderOutput:
+    """The vocoder's output of parts of mel (B, n_mels, T) and f0 (B, T)."""
+    return vocoder(crop_mel(mel, crop), None if f0 is None else crop_mel(f0, crop))
 
 
 def generate_wave(generator: nn.Module, batch: dict, mel: Tensor, crop: Crop | None = None) -> tuple:
     """The decoder's mel, if the generator has one, and the vocoder output of a batch: of `SpokenSegments` through the
     language model, whose logits and targets follow if it is trained, too; of `WaveSegments` from its codes where it has
-    them, else from its `mel`."""
+    them, else from its `mel`. A vocoder that needs f0 gets the batch's."""
+    f0 = batch.get("f0")
     if "text" in batch:
         return generator(
             batch["text"], batch["text_lengths"], batch["codes"], batch["codes_lengths"], batch["speaker"],
-            batch["language"], batch["start"], mel.shape[2], crop,
+            batch["language"], batch["start"], mel.shape[2], crop, f0,
         )
     if "codes" in batch:
-        return generator(batch["codes"], batch["code_length"], batch["speaker"], batch["start"], mel.shape[2], crop)
-    return generator(mel, crop)
+        return generator(batch["codes"], batch["code_length"], batch["speaker"], batch["start"], mel.shape[2], crop, f0)
+    return generator(mel, crop, f0)
 
 
 def load_codec(

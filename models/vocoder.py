@@ -1,4 +1,4 @@
-"""Log-mel -> wave: the multiband iSTFT generator and Vocos, behind one interface."""
+"""Log-mel -> wave: the multiband iSTFT generator, Vocos and a harmonic-plus-noise Vocos, behind one interface."""
 
 import pickle
 from pathlib import Path
@@ -11,25 +11,37 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
 import mel_processing
-from config import AudioConfig, MultibandISTFTConfig, VocosConfig
+from config import AudioConfig, HarmonicVocosConfig, MultibandISTFTConfig, VocosConfig
 from models.layers.convnext import ConvNeXtBlock, init_weights
 from models.layers.istft import ISTFT, polar
 from models.layers.pqmf import PQMF
 from models.layers.resblock import LEAKY_SLOPE, MultiReceptiveField
+from models.layers.source import Excitation, F0Bins
+
+INITIAL_LOG_GAIN = -4.0
+"""Of pulses and noise of unit power, on the way to a voice."""
 
 
 class VocoderOutput(NamedTuple):
     wave: Tensor
     """(B, samples), float32; samples = mel_processing.samples_for(frames, audio)."""
-    subbands: Tensor | None
+    subbands: Tensor | None = None
     """(B, n_bands, samples / n_bands) that the wave was made from, where the network works in sub-bands."""
+    f0_logits: Tensor | None = None
+    """(B, T, classes of `F0Bins`), where the network estimates f0."""
 
 
 class Vocoder(nn.Module):
-    """What every vocoder does. Nothing looks further than a receptive field, so that a clip can be made in pieces."""
+    """What every vocoder does. Nothing looks further ahead than a receptive field."""
 
-    def forward(self, mel: Tensor) -> VocoderOutput:
-        """Log-mel (B, n_mels, T) -> wave (B, samples); spectra, phases and filters stay in single precision."""
+    needs_f0 = False
+    """Whether training gives it the f0 of the recordings."""
+
+    def forward(self, mel: Tensor, f0: Tensor | None = None) -> VocoderOutput:
+        """Log-mel (B, n_mels, T) -> wave (B, samples); spectra, phases and filters stay in single precision.
+
+        `f0` in Hz (B, T), 0 where unvoiced, replaces the estimate of a vocoder that makes one; others take none.
+        """
         raise NotImplementedError
 
     def analysis(self, wave: Tensor) -> Tensor | None:
@@ -43,11 +55,10 @@ class Vocoder(nn.Module):
                 parametrize.remove_parametrizations(module, "weight")
 
 
-def build_vocoder(config: MultibandISTFTConfig | VocosConfig, audio: AudioConfig) -> Vocoder:
+def build_vocoder(config: MultibandISTFTConfig | VocosConfig | HarmonicVocosConfig, audio: AudioConfig) -> Vocoder:
     """The vocoder of the config, with random weights."""
-    if isinstance(config, VocosConfig):
-        return Vocos(config, audio)
-    return MultibandISTFTGenerator(config, audio)
+    kinds = {"multiband_istft": MultibandISTFTGenerator, "vocos": Vocos, "harmonic_vocos": HarmonicVocos}
+    return kinds[config.kind](config, audio)
 
 
 class MultibandISTFTGenerator(Vocoder):
@@ -82,7 +93,7 @@ class MultibandISTFTGenerator(Vocoder):
         self.istft = ISTFT(config.n_fft, config.hop_length, config.n_fft, padding="same")
         self.pqmf = PQMF(config.n_bands, learned=config.synthesis == "learned")
 
-    def forward(self, mel: Tensor) -> VocoderOutput:
+    def forward(self, mel: Tensor, f0: None = None) -> VocoderOutput:
         B = mel.shape[0]
         x = self.conv_pre(mel)  # (B, C, T)
         for upsample, stage in zip(self.upsamplers, self.stages, strict=True):
@@ -103,7 +114,7 @@ class MultibandISTFTGenerator(Vocoder):
 class VocosBackbone(nn.Module):
     """ConvNeXt blocks at the mel frame rate."""
 
-    def __init__(self, config: VocosConfig, n_mels: int):
+    def __init__(self, config: VocosConfig | HarmonicVocosConfig, n_mels: int):
         super().__init__()
         self.embed = nn.Conv1d(n_mels, config.hidden_size, 7, padding=3)
         self.norm = nn.LayerNorm(config.hidden_size, eps=1e-6)
@@ -148,8 +159,43 @@ class Vocos(Vocoder):
         self.backbone = VocosBackbone(config, audio.n_mels)
         self.head = ISTFTHead(config.hidden_size, audio)
 
-    def forward(self, mel: Tensor) -> VocoderOutput:
-        return VocoderOutput(self.head(self.backbone(mel)), None)
+    def forward(self, mel: Tensor, f0: None = None) -> VocoderOutput:
+        return VocoderOutput(self.head(self.backbone(mel)))
+
+
+class HarmonicVocos(Vocoder):
+    """Vocos' backbone filters pulses at the f0 that it estimates, and noise, each by its own filter a frame.
+
+    A frame's phase then follows from the one before because that of the pulses does, which Vocos has to learn. Filters
+    as of a neural homomorphic vocoder (Liu et al. 2020) and DDSP (arXiv 2001.04643), the source that of HiFTNet (arXiv
+    2309.09493); pulses and noise are filtered as spectra of overlapping frames.
+    """
+
+    needs_f0 = True
+
+    def __init__(self, config: HarmonicVocosConfig, audio: AudioConfig):
+        super().__init__()
+        bins = audio.n_fft // 2 + 1
+        self.backbone = VocosBackbone(config, audio.n_mels)
+        self.f0_bins = F0Bins()
+        self.f0_head = nn.Linear(config.hidden_size, F0Bins.n_classes)
+        self.out = nn.Linear(config.hidden_size, 3 * bins)
+        self.excitation = Excitation(audio.n_fft, audio.hop_length, audio.win_length, audio.sample_rate)
+        self.istft = ISTFT(audio.n_fft, audio.hop_length, audio.win_length, audio.padding)
+        for layer in (self.f0_head, self.out):
+            init_weights(layer)
+        with torch.no_grad():
+            self.out.bias[: 2 * bins] = INITIAL_LOG_GAIN
+
+    def forward(self, mel: Tensor, f0: Tensor | None = None) -> VocoderOutput:
+        x = self.backbone(mel)  # (B, T, C)
+        with torch.autocast(mel.device.type, enabled=False):
+            x = x.float()
+            f0_logits = self.f0_head(x)
+            pulses, noise = self.excitation(self.f0_bins.estimate(f0_logits) if f0 is None else f0)
+            pulse_gain, noise_gain, phase = self.out(x).transpose(1, 2).chunk(3, dim=1)  # (B, n_fft / 2 + 1, T)
+            spectrum = pulses * polar(pulse_gain, phase) + noise * polar(noise_gain, torch.zeros_like(phase))
+            return VocoderOutput(self.istft(spectrum), f0_logits=f0_logits)
 
 
 def load_published_vocos(vocoder: Vocos, path: str | Path) -> None:

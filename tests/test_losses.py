@@ -11,6 +11,7 @@ from losses import (
     codec_losses,
     discriminator_loss,
     duration_loss,
+    f0_cross_entropy,
     feature_matching_loss,
     generator_losses,
     mel_l1,
@@ -206,3 +207,10 @@ def test_the_best_duration_is_the_mean():
     optimizer.step(loss)
     assert log_duration.expm1().item() == pytest.approx(durations.mean().item(), rel=1e-3)
     assert duration_loss(durations.log1p(), durations).abs().max() < 1e-5
+
+
+def test_f0_cross_entropy_is_torchs():
+    torch.manual_seed(0)
+    logits, targets = torch.randn(2, 5, 7), torch.rand(2, 5, 7).softmax(-1)
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(0, 1))
+    torch.testing.assert_close(f0_cross_entropy(logits, targets), expected)

@@ -72,11 +72,12 @@ def test_the_vocoder_starts_from_the_codecs_decoder_and_goes_on(chain):
 
 @pytest.mark.parametrize("vocoder", [
     {"kind": "vocos", "hidden_size": 8, "intermediate_size": 16, "n_layers": 1},
+    {"kind": "harmonic_vocos", "hidden_size": 8, "intermediate_size": 16, "n_layers": 1},
     {"kind": "multiband_istft", "hidden_size": 8, "resblock_kernel_sizes": [3], "resblock_dilations": [1],
      "synthesis": "pqmf"},
 ])
 @pytest.mark.parametrize("conditioning", ["mel", "codes"])
-def test_both_vocoders_on_mel_and_on_codes(own_chain, tmp_path, vocoder, conditioning):
+def test_every_vocoder_on_mel_and_on_codes(own_chain, tmp_path, vocoder, conditioning):
     config = write_config(vocoder=vocoder, train__vocoder={"conditioning": conditioning, "max_steps": 3})
     for path in Path("checkpoints/tiny/vocoder").iterdir():
         path.unlink()
@@ -89,6 +90,7 @@ def test_both_vocoders_on_mel_and_on_codes(own_chain, tmp_path, vocoder, conditi
 
 @pytest.mark.parametrize("vocoder", [
     {"kind": "vocos", "hidden_size": 8, "intermediate_size": 16, "n_layers": 1},
+    {"kind": "harmonic_vocos", "hidden_size": 8, "intermediate_size": 16, "n_layers": 1},
     {"kind": "multiband_istft", "hidden_size": 8, "resblock_kernel_sizes": [3], "resblock_dilations": [1]},
 ])
 @pytest.mark.parametrize("joint", [False, True])

@@ -2,14 +2,16 @@ import pytest
 import torch
 
 import mel_processing
-from config import AudioConfig, MultibandISTFTConfig, VocosConfig
-from losses import mel_l1
+from config import AudioConfig, HarmonicVocosConfig, MultibandISTFTConfig, VocosConfig
+from losses import f0_cross_entropy, mel_l1
 from mel_processing import log_mel, samples_for
 from models.vocoder import build_vocoder, load_published_vocos
+from prosody import fundamental_frequency
 
 SMALL = {
     "multiband_istft": MultibandISTFTConfig(hidden_size=32, resblock_kernel_sizes=[3], resblock_dilations=[1, 3]),
     "vocos": VocosConfig(hidden_size=32, intermediate_size=96, n_layers=2),
+    "harmonic_vocos": HarmonicVocosConfig(hidden_size=32, intermediate_size=96, n_layers=2),
 }
 
 
@@ -35,7 +37,7 @@ def test_shapes(config, padding):
     assert samples == (9 if padding == "same" else 8) * 256
     assert output.wave.shape == (2, samples)
     assert output.wave.dtype == torch.float32
-    if config.kind == "vocos":
+    if config.kind != "multiband_istft":
         assert output.subbands is None
     else:
         assert output.subbands.shape == vocoder.analysis(output.wave).shape == (2, 4, samples // 4)
@@ -45,7 +47,7 @@ def test_shapes(config, padding):
     ("config", "millions"),
     [
         (MultibandISTFTConfig(), 13.31), (MultibandISTFTConfig(hidden_size=256), 3.42),
-        (MultibandISTFTConfig(hidden_size=128), 0.90), (VocosConfig(), 13.46),
+        (MultibandISTFTConfig(hidden_size=128), 0.90), (VocosConfig(), 13.46), (HarmonicVocosConfig(), 13.89),
     ],
 )
 def test_parameter_counts(config, millions):
@@ -96,7 +98,8 @@ def test_learned_synthesis_starts_as_pqmf():
 def test_gradients_reach_every_parameter(config):
     torch.manual_seed(0)
     vocoder = build_vocoder(config, AudioConfig())
-    vocoder(torch.randn(2, 80, 9)).wave.square().sum().backward()
+    output = vocoder(torch.randn(2, 80, 9), torch.full((2, 9), 150.0))
+    (output.wave.square().sum() + (0 if output.f0_logits is None else output.f0_logits.square().sum())).backward()
     still = [name for name, p in vocoder.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert still == []
 
@@ -116,20 +119,22 @@ def test_output_depends_on_near_frames_alone(config):
     mel = torch.randn(1, 80, 60)
     changed = mel.clone()
     changed[..., 30] += 1
-    difference = (vocoder(mel).wave != vocoder(changed).wave)[0].nonzero()
+    f0 = torch.full((1, 60), 150.0)
+    vocoder.eval()
+    difference = (vocoder(mel, f0).wave != vocoder(changed, f0).wave)[0].nonzero()
     assert 18 * 256 < difference.min() < 30 * 256 < difference.max() < 43 * 256
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_stays_finite_and_near_single_precision(config, dtype):
     torch.manual_seed(0)
-    vocoder = build_vocoder(config, AudioConfig())
-    mel = torch.randn(1, 80, 9)
+    vocoder = build_vocoder(config, AudioConfig()).eval()
+    mel, f0 = torch.randn(1, 80, 9), torch.full((1, 9), 150.0)
     with torch.autocast("cpu", dtype):
-        output = vocoder(mel)
+        output = vocoder(mel, f0)
     assert output.wave.dtype == torch.float32
     assert output.wave.isfinite().all()
-    expected = vocoder(mel).wave
+    expected = vocoder(mel, f0).wave
     assert (output.wave - expected).norm() < 0.05 * expected.norm()
 
 
@@ -138,18 +143,51 @@ def test_learns_one_clip(config):
     torch.manual_seed(0)
     audio = AudioConfig()
     wave = voice(8192, audio.sample_rate)
-    mel = log_mel(wave, audio)
+    mel, f0 = log_mel(wave, audio), fundamental_frequency(wave[0], audio)[None]
     config = config.model_copy(update={"hidden_size": 64})
     vocoder = build_vocoder(config, audio)
     optimizer = torch.optim.AdamW(vocoder.parameters(), lr=5e-3, betas=(0.8, 0.99))
     history = []
     for _ in range(50):
-        loss = mel_l1(log_mel(vocoder(mel).wave, audio), mel)
+        loss = mel_l1(log_mel(vocoder(mel, f0).wave, audio), mel)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         history.append(loss.item())
     assert history[-1] < 0.6 * history[0]
+
+
+def test_an_untrained_harmonic_vocoder_is_in_tune():
+    torch.manual_seed(0)
+    audio = AudioConfig()
+    vocoder = build_vocoder(SMALL["harmonic_vocos"], audio).eval()
+    f0 = torch.linspace(110, 160, 172).unsqueeze(0)
+    with torch.no_grad():
+        vocoder.out.bias[audio.n_fft // 2 + 1 :][: audio.n_fft // 2 + 1] -= 4  # little noise
+        found = fundamental_frequency(vocoder(torch.randn(1, 80, 172), f0).wave[0], audio)
+    torch.testing.assert_close(found[8:-8], f0[0, 8:-8], atol=0, rtol=5e-3)
+
+
+def test_a_harmonic_vocoder_learns_the_f0_and_then_needs_none():
+    torch.manual_seed(0)
+    audio = AudioConfig()
+    wave = voice(16384, audio.sample_rate)
+    mel, f0 = log_mel(wave, audio), fundamental_frequency(wave[0], audio)[None]
+    vocoder = build_vocoder(SMALL["harmonic_vocos"], audio)
+    optimizer = torch.optim.AdamW(vocoder.parameters(), lr=5e-3)
+    for _ in range(60):
+        loss = f0_cross_entropy(vocoder(mel, f0).f0_logits, vocoder.f0_bins.targets(f0))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    vocoder.eval()
+    with torch.no_grad():
+        own, given = vocoder(mel), vocoder(mel, vocoder.f0_bins.estimate(vocoder(mel).f0_logits))
+    assert torch.equal(own.wave, given.wave)
+    voiced = f0 > 0
+    found = vocoder.f0_bins.estimate(own.f0_logits)
+    assert ((found > 0) == voiced).float().mean() > 0.9
+    assert ((found / f0)[voiced & (found > 0)].log2().abs() < 0.05).float().mean() > 0.9
 
 
 PUBLISHED_AUDIO = AudioConfig(sample_rate=24000, n_mels=100, padding="center", mel_scale="htk", mel_norm=None)

@@ -13,11 +13,11 @@ def random_crop(mel: Tensor, n_frames: int) -> Crop:
 
 
 def crop_mel(mel: Tensor, crop: Crop | None) -> Tensor:
-    """The parts (B, n_mels, frames) of mel (B, n_mels, T); all of it without a crop."""
+    """The parts (B, n_mels, frames) of mel (B, n_mels, T), or of f0 (B, T); all of it without a crop."""
     if crop is None:
         return mel
     first, n_frames = crop
-    return torch.stack([one[:, start : start + n_frames] for one, start in zip(mel, first.tolist(), strict=True)])
+    return torch.stack([one[..., start : start + n_frames] for one, start in zip(mel, first.tolist(), strict=True)])
 
 
 def crop_wave(wave: Tensor, n_samples: int, hop_length: int, crop: Crop | None) -> Tensor:
