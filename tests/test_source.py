@@ -64,3 +64,14 @@ def test_f0_there_and_back():
     torch.testing.assert_close(targets.sum(-1), torch.ones(1, 7))
     torch.testing.assert_close(bins.estimate((targets + 1e-9).log()), f0, atol=0, rtol=1e-2)
     assert (F0_FLOOR, F0_CEILING) == (prosody.F0_FLOOR, prosody.F0_CEILING)
+
+
+def test_what_is_not_a_number_reaches_all_that_depends_on_it():
+    f0 = torch.full((1, 30), 120.0)
+    f0[0, 10] = torch.nan
+    unknown = pulse_train(f0, 256, 22050).isnan()[0]
+    assert not unknown[: 9 * 256].any()
+    assert unknown[10 * 256 :].all()
+    logits = torch.zeros(1, 3, F0Bins.n_classes)
+    logits[0, 1] = torch.nan
+    assert F0Bins().estimate(logits).isnan()[0].tolist() == [False, True, False]

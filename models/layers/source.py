@@ -39,11 +39,11 @@ class F0Bins(nn.Module):
 
     def estimate(self, logits: Tensor) -> Tensor:
         """Logits (B, T, n_classes) -> f0 in Hz (B, T), 0 where unvoiced is likelier than voiced."""
-        voiced = torch.sigmoid(logits[..., 1:].logsumexp(-1) - logits[..., 0]) > 0.5
+        unvoiced = logits[..., 0] > logits[..., 1:].logsumexp(-1)
         bins = logits[..., 1:]
         offset = torch.arange(N_BINS, device=logits.device) - bins.argmax(-1, keepdim=True)
         weights = bins.masked_fill(offset.abs() > NEIGHBOURS, -math.inf).softmax(-1)
-        return torch.where(voiced, (weights * self.octaves).sum(-1).exp2(), 0.0)
+        return torch.where(unvoiced, 0.0, (weights * self.octaves).sum(-1).exp2())
 
 
 def pulse_train(f0: Tensor, hop_length: int, sample_rate: int) -> Tensor:
@@ -52,7 +52,7 @@ def pulse_train(f0: Tensor, hop_length: int, sample_rate: int) -> Tensor:
     f0 in Hz (B, T) holds at the middle of each hop and is linear between them; silence where it is 0. The phase runs on
     through unvoiced frames, so that a sample depends on no frame later than the next one.
     """
-    voiced = f0 > 0
+    voiced = ~(f0 == 0)  # what is not a number is heard, too, in all that depends on it
     places = torch.arange(f0.shape[1], device=f0.device)
     last_voiced = torch.where(voiced, places, -1).cummax(1).values
     held = torch.where(last_voiced >= 0, f0.gather(1, last_voiced.clamp(min=0)), SILENT_F0)
