@@ -3,9 +3,11 @@ PYTHON ?= python3.11
 VENV := .venv
 PY := $(VENV)/bin/python
 DEMO := configs/tiny/ipa_tts.json
+CONFIG ?= configs/voice.json
+MODEL ?= voice
 RUN := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(PY)
 
-.PHONY: demo test lint clean-demo
+.PHONY: demo voice test lint clean-demo
 
 demo: $(VENV)/installed  ## demo corpus, every stage for a short while, a wav and a mel picture in outputs/
 	$(RUN) make_demo_corpus.py -o data/demo
@@ -17,6 +19,10 @@ demo: $(VENV)/installed  ## demo corpus, every stage for a short while, a wav an
 	$(RUN) train_vocoder.py -c $(DEMO) -m demo
 	$(RUN) synthesize.py -m demo --text "The quick brown fox jumps over the lazy dog." --seed 1 \
 	    -o outputs/demo.wav --mel outputs/demo.png
+
+voice: $(VENV)/installed-eval  ## a voice of your own: make voice VOICES=recordings [MODEL=name LANGUAGE=de CONFIG=file]
+	@test -n "$(VOICES)" || { echo "error: say where the recordings are: make voice VOICES=folder" >&2; exit 2; }
+	$(RUN) train_voice.py -i "$(VOICES)" -c $(CONFIG) -m $(MODEL) $(if $(LANGUAGE),--language $(LANGUAGE))
 
 test: $(VENV)/installed-dev lint  ## ruff and all tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2
@@ -32,6 +38,10 @@ $(VENV)/bin/python:
 
 $(VENV)/installed: requirements.txt | $(VENV)/bin/python
 	$(PY) -m pip install -q -r requirements.txt
+	touch $@
+
+$(VENV)/installed-eval: requirements-eval.txt $(VENV)/installed
+	$(PY) -m pip install -q -r requirements-eval.txt
 	touch $@
 
 $(VENV)/installed-dev: requirements-dev.txt requirements-eval.txt requirements-misaki.txt $(VENV)/installed

@@ -16,7 +16,8 @@ class Utterance:
     """One line of a filelist."""
 
     name: str
-    """Stem of the line's path; waves are written and looked for under it."""
+    """Stem of the line's path, its speaker before it where several lines have the same; waves are written and looked
+    for under it."""
     text: str
     speaker: str
     language: str
@@ -38,14 +39,17 @@ def read_utterances(filelists: Sequence[Path], language: str, limit: int | None 
 
     ValueError if two lines would be written to the same wav.
     """
+    clips = [clip for filelist in filelists for clip in read_filelist(filelist)]
+    stems = Counter(clip.path.stem for clip in clips)
     utterances, taken = [], Counter()
-    for filelist in filelists:
-        for clip in read_filelist(filelist):
-            taken[clip.speaker] += 1
-            if limit is None or taken[clip.speaker] <= limit:
-                spoken = language if clip.language == DEFAULT_LANGUAGE else clip.language
-                recording = clip.path if clip.path.is_file() else None
-                utterances.append(Utterance(clip.path.stem, clip.text, clip.speaker, spoken, recording))
+    for clip in clips:
+        taken[clip.speaker] += 1
+        if limit is None or taken[clip.speaker] <= limit:
+            stem = clip.path.stem
+            name = stem if stems[stem] == 1 else f"{clip.speaker}_{stem}"
+            spoken = language if clip.language == DEFAULT_LANGUAGE else clip.language
+            recording = clip.path if clip.path.is_file() else None
+            utterances.append(Utterance(name, clip.text, clip.speaker, spoken, recording))
     name, count = Counter(utterance.name for utterance in utterances).most_common(1)[0]
     if count > 1:
         raise ValueError(f"{', '.join(map(str, filelists))}: {count} lines would be written to {name}.wav; give each "

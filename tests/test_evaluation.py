@@ -294,5 +294,8 @@ def test_lines_of_filelists(tmp_path):
     with pytest.raises(ValueError, match=r"2 of 3 lines, the first 3, 4"):
         find_waves(tmp_path / "x", lines)
     (tmp_path / "b.txt").write_text("1.wav|Four\n")
-    with pytest.raises(ValueError, match=r"2 lines would be written to 1\.wav"):
+    lines = read_utterances([tmp_path / "a.txt", tmp_path / "b.txt"], "en-us")
+    assert [line.name for line in lines] == ["anna_1", "2", "3", "default_1"]
+    (tmp_path / "b.txt").write_text("1.wav|Four\ny/1.wav|Five\n")
+    with pytest.raises(ValueError, match=r"2 lines would be written to default_1\.wav"):
         read_utterances([tmp_path / "a.txt", tmp_path / "b.txt"], "en-us")
