@@ -27,7 +27,7 @@ from alignments.imported import durations_from_textgrid, find_textgrid
 from alignments.report import write_reports
 from checkpoints import require_checkpoint, saved_steps
 from config import Config, load_config, parse_config
-from data_utils import BatchStream, Clip, clips_of_length, collate_items, read_filelist, stream_batches
+from data_utils import BatchStream, Clip, clips_of_length, collate_items, in_turns, read_filelist, stream_batches
 from durations_cache import durations_fingerprint, write_durations
 from mel_processing import frames_for, load_audio
 from models import load_network
@@ -87,10 +87,11 @@ def train(config: Config, arguments) -> bool:
         for path in (config.data.training_filelist, config.data.validation_filelist)
     )
     speakers = sorted({clip.speaker for clip in clips})
+    held_out = [held_out[i] for i in in_turns([clip.speaker for clip in held_out], VALIDATION_CLIPS)]
     if arguments.test_mode:
         clips, held_out = clips[:8], held_out[:2]
     dataset = AlignedClips(clips, frontend, speakers, config.audio)
-    validation = AlignedClips(held_out[:VALIDATION_CLIPS], frontend, speakers, config.audio)
+    validation = AlignedClips(held_out, frontend, speakers, config.audio)
     for reason in [*dataset.reasons, *validation.reasons]:
         log.warning("left out: %s", reason)
     if not len(dataset) or not len(validation):

@@ -28,6 +28,7 @@ from training import Run, stage_arguments
 log = logging.getLogger(__name__)
 
 VALIDATION_CLIPS = 16
+TEST_CLIPS = 100
 OPTIONAL_LOSSES = {"flow": "flow", "stop": "autoregressive"}  # the decoder that has each
 
 
@@ -54,7 +55,8 @@ def train(config: Config, arguments) -> None:
     rows = rows.select(usable)
     held_out = held_out.select(in_turns(held_out["speaker"], VALIDATION_CLIPS))
     if arguments.test_mode:
-        rows, held_out = rows.select(range(min(100, len(rows)))), held_out.select(range(min(2, len(held_out))))
+        handful = in_turns(rows["speaker"], max(TEST_CLIPS, len(speakers)))
+        rows, held_out = rows.select(handful), held_out.select(range(min(2, len(held_out))))
     statistics = measure_statistics(rows, audio)
     metadata = {
         "config": config.model_dump(), "speakers": speakers, "languages": languages, "text": frontend.state(),
