@@ -21,6 +21,7 @@ from losses import (
     aligned_losses,
     codec_losses,
     discriminator_loss,
+    f0_cross_entropy,
     generator_losses,
     mel_l1,
     reconstruction_losses,
@@ -30,8 +31,9 @@ from losses import (
 from mel_processing import frames_for, log_mel, save_audio
 from models import build_wave_generator, generate_wave
 from models.discriminators import build_discriminators
-from models.layers.crop import crop_wave, random_crop
+from models.layers.crop import crop_mel, crop_wave, random_crop
 from models.token_lm import CONDITIONS
+from prosody import fundamental_frequency
 from training import Run, stage_arguments
 
 WARM_UP_STEPS = 2
@@ -161,6 +163,9 @@ def prepare_vocoder(config: Config, folder: Path, adversarial: bool) -> Prepared
             output.wave, wave, mel if crop is None else log_mel(wave, audio), audio, fake_subbands=output.subbands,
             real_subbands=run.unwrapped().vocoder.analysis(wave),
         )
+        if output.f0_logits is not None:
+            targets = run.unwrapped().vocoder.f0_bins.targets(crop_mel(batch["f0"], crop))
+            losses["f0"] = f0_cross_entropy(output.f0_logits, targets)
         losses |= {} if decoded_mel is None else {"decoder_mel": mel_l1(decoded_mel, mel)}
         losses |= {"llm": token_cross_entropy(*predicted)} if predicted else {}
         weights = stage.loss_weights
@@ -173,15 +178,17 @@ def prepare_vocoder(config: Config, folder: Path, adversarial: bool) -> Prepared
             run.update("generator", weighted_sum(losses, {name: weights[name] for name in losses}))
         return losses
 
-    networks = {
-        "generator": build_wave_generator(config, sizes),
-        "discriminator": build_discriminators(config.discriminators),
-    }
-    batch = wave_batch(config, stage, folder, sizes.get("codec"))
+    generator = build_wave_generator(config, sizes)
+    networks = {"generator": generator, "discriminator": build_discriminators(config.discriminators)}
+    f0_of = partial(fundamental_frequency, audio=audio) if generator.vocoder.needs_f0 else None
+    batch = wave_batch(config, stage, folder, sizes.get("codec"), f0_of)
     return Prepared(networks, batch, training_step, stage.segment_frames / audio.frame_rate)
 
 
-def wave_batch(config: Config, stage: CodecStage | VocoderStage, folder: Path, codec: dict | None = None) -> dict:
+def wave_batch(
+    config: Config, stage: CodecStage | VocoderStage, folder: Path, codec: dict | None = None,
+    f0_of: Callable[[Tensor], Tensor] | None = None,
+) -> dict:
     """A batch of noise through the stage's own dataset; with `codec_sizes`, of random codes too, and for hidden states
     of text."""
     hidden = codec is not None and config.train.vocoder.conditioning == "hidden"
@@ -198,11 +205,12 @@ def wave_batch(config: Config, stage: CodecStage | VocoderStage, folder: Path, c
         symbols = [1] * int(seconds * SYMBOLS_PER_SECOND)
         row = {"ipa": "", "codes": codes[0], "speaker": DEFAULT_SPEAKER, "language": "", "path": ""}
         dataset = SpokenSegments(
-            WaveSegments(clips, [DEFAULT_SPEAKER], config.audio, stage.segment_frames),
+            WaveSegments(clips, [DEFAULT_SPEAKER], config.audio, stage.segment_frames, f0_of=f0_of),
             CodeSequences([row] * B, lambda _: symbols, [DEFAULT_SPEAKER], [""]),
         )
     else:
-        dataset = WaveSegments(clips, [DEFAULT_SPEAKER], config.audio, stage.segment_frames, codes, code_frame_rate)
+        dataset = WaveSegments(
+            clips, [DEFAULT_SPEAKER], config.audio, stage.segment_frames, codes, code_frame_rate, f0_of=f0_of)
     return collate_items([dataset.draw(Draw(i, seed=i)) for i in range(B)])
 
 

@@ -14,7 +14,7 @@ from benchmarking.aligned import ALIGNED_PARTS, measure_aligned_synthesis
 from benchmarking.networks import codec_sizes, count_parameters, systems_of
 from benchmarking.stages import measure_training, stages_of
 from benchmarking.synthesis import measure_synthesis
-from config import Config, EncodecConfig, load_config, parse_config
+from config import Config, EncodecConfig, HarmonicVocosConfig, load_config, parse_config
 
 TINY = "configs/tiny/ipa_tts.json"
 PARTS = {"lm", "decoder", "vocoder"}
@@ -73,6 +73,13 @@ def test_vocoder_on_mel_and_encodec_are_no_chain():
     assert results["times_real_time"] is None
     assert results["seconds_per_audio_second"].keys() == PARTS - {"decoder"}
     assert results["lm_steps"] == 75 + 1
+
+
+def test_a_vocoder_that_needs_f0():
+    config = load_config(TINY)
+    config = config.model_copy(update={"vocoder": HarmonicVocosConfig(hidden_size=16, intermediate_size=16, n_layers=1)})
+    for stage in ("vocoder_reconstruction", "vocoder_adversarial"):
+        assert measure_training(config, stage, 1)["peak_memory_gb"] > 0
 
 
 @pytest.mark.parametrize("joint", [False, True])
