@@ -77,7 +77,8 @@ def test_vocoder_on_mel_and_encodec_are_no_chain():
 
 def test_a_vocoder_that_needs_f0():
     config = load_config(TINY)
-    config = config.model_copy(update={"vocoder": HarmonicVocosConfig(hidden_size=16, intermediate_size=16, n_layers=1)})
+    vocoder = HarmonicVocosConfig(hidden_size=16, intermediate_size=16, n_layers=1)
+    config = config.model_copy(update={"vocoder": vocoder})
     for stage in ("vocoder_reconstruction", "vocoder_adversarial"):
         assert measure_training(config, stage, 1)["peak_memory_gb"] > 0
 
