@@ -1,8 +1,9 @@
 """Audio files, STFT and mel: the only definition, used by every stage and stored in every checkpoint."""
 
 import io
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -18,9 +19,11 @@ from transformers.audio_utils import mel_filter_bank
 from config import AudioConfig
 
 __all__ = [
-    "AudioConfig", "TruncatedAudio", "audio_format", "audio_seconds", "frames_for", "griffin_lim", "load_audio",
-    "log_mel", "magnitudes", "mel_filters", "resample", "samples_for", "save_audio",
+    "AudioConfig", "TruncatedAudio", "audio_format", "audio_seconds", "audio_writer", "frames_for", "griffin_lim",
+    "load_audio", "log_mel", "magnitudes", "mel_filters", "resample", "samples_for", "save_audio",
 ]
+
+log = logging.getLogger(__name__)
 
 MAX_FRAMES = 2**40  # libsndfile's "unknown" is far beyond
 
@@ -112,6 +115,33 @@ def save_audio(path: str | Path, samples: Tensor, sample_rate: int) -> None:
         if temporary.exists():
             temporary.unlink()
         raise ValueError(f"{path}: cannot be written ({error}); free disk space or mend the rights") from error
+
+
+@contextmanager
+def audio_writer(path: str | Path, sample_rate: int) -> Iterator[Callable[[Tensor], None]]:
+    """A function that appends samples (n,) to a file of any length, of the format of its suffix, whole or not at all.
+
+    Peaks over 1 are clipped, since what is written cannot be scaled down any more. ValueError if it cannot be written.
+    """
+    path, clipped, total = Path(path), 0, 0
+    temporary, encoding = path.with_name(f".unfinished_{path.name}"), audio_format(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with soundfile.SoundFile(str(temporary), "w", sample_rate, 1, format=encoding) as file:
+            def write(samples: Tensor) -> None:
+                nonlocal clipped, total
+                clipped, total = clipped + int((samples.abs() > 1).sum()), total + len(samples)
+                file.write(samples.detach().cpu().float().clamp(-1, 1).numpy())
+
+            yield write
+        temporary.replace(path)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise ValueError(f"{path}: cannot be written ({error}); free disk space or mend the rights") from error
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+    if clipped:
+        log.warning("%s: %d of %d samples were clipped", path, clipped, total)
 
 
 @lru_cache

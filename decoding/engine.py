@@ -1,6 +1,7 @@
 """Codes for many texts at once: finished texts make room for waiting ones, and no step waits for another device."""
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -60,20 +61,21 @@ class Decoder:
     @torch.inference_mode()
     def generate(
         self, text: list[Tensor], speaker: Tensor, language: Tensor, max_frames: list[int], sampling: Sampling,
-        generator: torch.Generator | None = None, *, prompts: list[Tensor | None] | None = None,
-        voices: list[Tensor | None] | None = None, with_states: bool = False,
+        generator: torch.Generator | list[torch.Generator | None] | None = None, *,
+        prompts: list[Tensor | None] | None = None, voices: list[Tensor | None] | None = None,
+        with_states: bool = False,
     ) -> list[Generated]:
         """What `TokenLM.generate` gives, the same codes if greedy.
 
-        What is drawn for a text depends on the generator and on its place in the list, not on the other texts. Longer
-        texts start first, so that those spoken together are of about one length.
+        What is drawn for a text depends on its own generator, or on the one of all and on its place in the list, not on
+        the other texts. Longer texts start first, so that those spoken together are of about one length.
         """
         B = len(text)
         given = list(zip(text, prompts or [None] * B, voices or [None] * B, strict=True))
         bounds = self.lm.bounds(given, max_frames, with_states, self.device).tolist()
         starts = [self.lm.start(*one, speaker[i : i + 1], language[i : i + 1]) for i, one in enumerate(given)]
-        where = "cpu" if generator is None else generator.device
-        seeds = torch.randint(2**62, (B,), generator=generator, device=where).tolist()
+        generators = generator if isinstance(generator, list) else [generator] * B
+        seeds = [_draw_seed(own) for own in generators]
 
         # one position more than is read: where a finished text goes while others are not
         lengths = [len(start) + steps_for(bound, self.lm.n_codebooks) + 1
@@ -95,8 +97,8 @@ class Decoder:
             done = rows.done[: len(speaking)].tolist()
             free = [row for row, ended in enumerate(done) if ended]
             for row in free:
-                i = speaking[row]
-                results[i] = self._result(rows, row, bounds[i], with_states)
+                i, count = speaking[row], int(rows.frames[row])
+                results[i] = self._frames(rows, row, count, "length" if count == bounds[i] else "stop", with_states)
             for row in reversed(free[len(waiting) :]):
                 last = len(speaking) - 1
                 if row != last:
@@ -105,6 +107,35 @@ class Decoder:
                 rows.done[last] = True
                 speaking.pop()
         return results
+
+    @torch.inference_mode()
+    def stream(
+        self, text: Tensor, speaker: Tensor, language: Tensor, max_frames: int, sampling: Sampling,
+        generator: torch.Generator | None = None, *, prompt: Tensor | None = None, voice: Tensor | None = None,
+        with_states: bool = False,
+    ) -> Iterator[Generated]:
+        """What `generate` gives for one text, with speaker and language (1,), again and again while it grows: all
+        frames that are complete; the last one has a `finish_reason`. Several streams can be read in turns."""
+        given, K = (text, prompt, voice), self.lm.n_codebooks
+        bound = int(self.lm.bounds([given], [max_frames], with_states, self.device)[0])
+        start, late = self.lm.start(*given, speaker, language)
+        session = self._session(1, len(start) + steps_for(bound, K) + 1, sampling, with_states)
+        self.session, rows = None, session.rows  # its rows are this text's until it has ended
+        try:
+            rows.done.fill_(True)
+            self._start(rows, [(0, start, late)])
+            rows.begin(0, len(start), bound, late, _draw_seed(generator))
+            while not bool(rows.done[0]):
+                self._advance(session, 1)
+                # the last codebook is K - 1 steps late
+                count, reason = int(rows.steps[0]) - K + 1, None
+                if bool(rows.done[0]):
+                    count = int(rows.frames[0])
+                    reason = "length" if count == bound else "stop"
+                if count > 0:
+                    yield self._frames(rows, 0, count, reason, with_states)
+        finally:
+            self.session = session
 
     def _session(self, n: int, n_positions: int, sampling: Sampling, with_states: bool) -> Session:
         """Rows for n texts; those of the last call where they fit, with their graphs."""
@@ -178,13 +209,19 @@ class Decoder:
         positions += 1
         positions.clamp_(max=limit)
 
-    def _result(self, rows: Rows, row: int, bound: int, with_states: bool) -> Generated:
-        K, count = self.lm.n_codebooks, int(rows.frames[row])
+    def _frames(self, rows: Rows, row: int, count: int, reason: str | None, with_states: bool) -> Generated:
+        """The first `count` frames of a row."""
+        K = self.lm.n_codebooks
         codes = undelay(rows.codes[row : row + 1], count)[0].clamp(max=self.lm.codebook_size - 1)
-        made = Generated(codes, "length" if count == bound else "stop")
+        made = Generated(codes, reason)
         if with_states:
             made.states = rows.states[row, K : K + count].T.clone()
         return made
+
+
+def _draw_seed(generator: torch.Generator | None) -> int:
+    device = "cpu" if generator is None else generator.device
+    return int(torch.randint(2**62, (1,), generator=generator, device=device))
 
 
 def bucket(n: int, most: int) -> int:

@@ -150,6 +150,7 @@ class MelDecoder(nn.Module):
         super().__init__()
         hidden = config.hidden_size
         self.bottleneck, self.stride, self.n_mels = bottleneck, config.stride, audio.n_mels
+        self.feature_size = bottleneck.n_channels
         self.speaker = nn.Embedding(n_speakers, hidden)
         self.project_in = nn.Conv1d(bottleneck.n_channels, hidden, 1)
         self.blocks = nn.ModuleList(
@@ -174,8 +175,16 @@ class MelDecoder(nn.Module):
         `start` (B,): mel frames between the beginning of the codes and the first frame given, whole numbers here.
         Frames past the end of the codes repeat the last one.
         """
-        mask = torch.arange(codes.shape[2], device=codes.device) < lengths.unsqueeze(1)
-        mel = self.from_latents(self.bottleneck.dequantise(codes), speaker, mask.unsqueeze(1))
+        return self.mel_from_features(self.features(codes), lengths, speaker, start, n_frames)
+
+    def features(self, codes: Tensor) -> Tensor:
+        """codes (B, n_codebooks, T) -> (B, T, feature_size), each frame by itself."""
+        return self.bottleneck.dequantise(codes).transpose(1, 2)
+
+    def mel_from_features(self, x: Tensor, lengths: Tensor, speaker: Tensor, start: Tensor, n_frames: int) -> Tensor:
+        """`forward` from features (B, T, feature_size) on."""
+        mask = torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(1)
+        mel = self.from_latents(x.transpose(1, 2), speaker, mask.unsqueeze(1))
         index = start.round().long().unsqueeze(1) + torch.arange(n_frames, device=mel.device)  # (B, n_frames)
         index = index.clamp(max=mel.shape[2] - 1)
         return mel.gather(2, index.unsqueeze(1).expand(-1, self.n_mels, -1))

@@ -26,4 +26,8 @@ class HiddenDecoder(FrameDecoder):
 
         `start` (B,): mel frames (a real number) between the beginning of the states and the first frame given.
         """
-        return self.mel_from_features(self.project_in(states.transpose(1, 2)), lengths, speaker, start, n_frames)
+        return self.mel_from_features(self.features(states), lengths, speaker, start, n_frames)
+
+    def features(self, states: Tensor) -> Tensor:
+        """states (B, state_size, T) -> (B, T, feature_size), each frame by itself."""
+        return self.project_in(states.transpose(1, 2))

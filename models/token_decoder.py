@@ -26,5 +26,8 @@ class TokenDecoder(FrameDecoder):
 
         `start` (B,): mel frames (a real number) between the beginning of the codes and the first frame given.
         """
-        features = sum(embedding(codes[:, k]) for k, embedding in enumerate(self.embeddings))  # (B, T, H)
-        return self.mel_from_features(features, lengths, speaker, start, n_frames)
+        return self.mel_from_features(self.features(codes), lengths, speaker, start, n_frames)
+
+    def features(self, codes: Tensor) -> Tensor:
+        """codes (B, n_codebooks, T) -> (B, T, feature_size), each frame by itself."""
+        return sum(embedding(codes[:, k]) for k, embedding in enumerate(self.embeddings))

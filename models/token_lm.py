@@ -45,8 +45,8 @@ class Generated:
 
     codes: Tensor
     """(n_codebooks, frames)"""
-    finish_reason: str
-    """"stop": the model ended by itself; "length": the bound was reached."""
+    finish_reason: str | None
+    """"stop": the model ended by itself; "length": the bound was reached; None: it has not ended yet."""
     states: Tensor | None = None
     """(D, frames), as `TokenLM.frame_states` gives them for these codes"""
 

@@ -1,10 +1,12 @@
 """IPA -> aligned-duration model -> mel -> wave: every symbol has its frames, so that every word has its time."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from alignments.textgrids import word_and_phone_intervals
 from config import parse_config
@@ -13,7 +15,7 @@ from models.aligned_tts import Prosody
 from models.layers.mel_decoders import AutoregressiveDecoder
 from models.layers.sampling import Sampling
 from synthesis.speech import Part, index_of
-from text import build_frontend
+from text import Unspeakable, build_frontend
 from text.symbols import MARKS
 from voice_folder import has_stage, require_stage
 
@@ -81,7 +83,7 @@ class AlignedSystem:
             return [ipa]
         words = ipa.split(" ")
         if len(words) == 1:
-            raise ValueError(f"a word of {len(ipa)} symbols is too long to speak: {ipa[:40]}...")
+            raise Unspeakable(f"a word of {len(ipa)} symbols is too long to speak: {ipa[:40]}...")
         after_mark = [i for i, word in enumerate(words[:-1], 1) if word and word[-1] in MARKS]
         cut = min(after_mark or range(1, len(words)), key=lambda i: abs(i - len(words) / 2))
         return self.pieces(" ".join(words[:cut]), voice) + self.pieces(" ".join(words[cut:]), voice)
@@ -89,11 +91,11 @@ class AlignedSystem:
     @torch.inference_mode()
     def speak_parts(
         self, parts: list[str], language: str, voice: AlignedVoice, *, sampling: Sampling,
-        generators: list[torch.Generator | None],
+        generators: list[torch.Generator | None], retries: int = 0,
     ) -> list[Part]:
         """Speaks pieces of IPA, each alone, so that its neighbours do not change it in the least; only the mels of an
         autoregressive decoder are made together. Nothing is random but a flow's noise, whose standard deviation is the
-        sampling's temperature."""
+        sampling's temperature. Durations always end: there is nothing to retry."""
         begin, end = self.frontend.bos_id, self.frontend.eos_id
         ids = [torch.tensor([begin, *self.frontend.encode(ipa), end], device=self.device) for ipa in parts]
         speaker = torch.full((len(ids),), voice.speaker, device=self.device)
@@ -109,5 +111,12 @@ class AlignedSystem:
             wave = self.vocoder(speech.mel.unsqueeze(0)).wave[0].cpu()
             seconds = len(wave) / self.audio.sample_rate
             words, phones = word_and_phone_intervals(ipa, speech.durations.tolist(), seconds, self.audio)
-            made.append(Part(ipa, wave, seconds, "stop", words, phones))
+            made.append(Part(ipa, wave, seconds, "stop", words=words, phones=phones))
         return made
+
+    def stream_part(
+        self, ipa: str, language: str, voice: AlignedVoice, *, sampling: Sampling, generator: torch.Generator | None
+    ) -> Iterator[tuple[Tensor, Part | None]]:
+        """A piece of IPA as one chunk: the encoder hears all of it at once, and is done with it in milliseconds."""
+        part, = self.speak_parts([ipa], language, voice, sampling=sampling, generators=[generator])
+        yield part.samples, part

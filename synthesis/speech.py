@@ -1,5 +1,6 @@
 """What every speech system is to `Synthesizer`, and what it gives."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +24,10 @@ class Part:
     """(samples,) float32 on the CPU"""
     seconds: float
     finish_reason: str
-    """"stop": it ended by itself; "length": it was cut off at a bound."""
+    """"stop": it ended by itself; "length": it was cut off at its length bound; "stuck": it was cut off when it only
+    repeated itself; "silent": it ended by itself, but a stretch of it is silent for longer than any pause."""
+    retries: int = 0
+    """How many times more it was spoken because it had not ended well; this is the best attempt."""
     words: list[Interval] | None = None
     """In seconds from its beginning, where the system knows them; labels are IPA."""
     phones: list[Interval] | None = None
@@ -35,12 +39,13 @@ class Part:
 
 @dataclass
 class Speech:
-    """What was made of one text."""
+    """What was made of one text, or a chunk of it."""
 
     samples: Tensor
     """(samples,) float32"""
     sample_rate: int
     parts: list[Part] = field(default_factory=list)
+    """Those that end in it."""
 
     @property
     def seconds(self) -> float:
@@ -78,10 +83,15 @@ class System(Protocol):
 
     def speak_parts(
         self, parts: list[str], language: str, voice: Any, *, sampling: Sampling,
-        generators: list[torch.Generator | None],
+        generators: list[torch.Generator | None], retries: int = 0,
     ) -> list[Part]:
-        """Speaks pieces of IPA together, as one batch. `generators`: each part's own random numbers; a system that
-        draws those of a batch together takes the first."""
+        """Speaks pieces of IPA together, as one batch. `generators`: each part's own random numbers; `retries`: how
+        many times more a part may be spoken that did not end well, where a system can tell and draws at random."""
+
+    def stream_part(
+        self, ipa: str, language: str, voice: Any, *, sampling: Sampling, generator: torch.Generator | None
+    ) -> Iterator[tuple[Tensor, Part | None]]:
+        """Speaks a piece of IPA in chunks (samples,), with the last of which comes the part."""
 
 
 def index_of(names: list[str], name: str, what: str) -> int:

@@ -1,4 +1,7 @@
-"""IPA -> language model -> codes or hidden states -> mel -> wave."""
+"""IPA -> language model -> codes or hidden states -> mel -> wave.
+
+What goes wrong is noticed (`Part.finish_reason`) and, where it is not heard yet, spoken again.
+"""
 
 import logging
 from collections.abc import Iterator
@@ -15,8 +18,10 @@ from models import Codec, MelToWave, build_token_lm, build_wave_generator, load_
 from models.aligned_tts import Prosody
 from models.layers.sampling import Sampling
 from models.token_lm import Generated
+from synthesis.frames_to_wave import FramesToWave, WaveStream
 from synthesis.speech import Part, index_of
-from text import build_frontend
+from synthesis.watch import SILENT_SECONDS, RepetitionWatch, longest_silence
+from text import Unspeakable, build_frontend
 from voice_folder import has_stage, require_stage
 from voice_prompts import VoicePrompt, nearest_speaker, read_voice_prompt
 
@@ -24,6 +29,7 @@ log = logging.getLogger(__name__)
 
 BOUND_MARGIN = 1.2  # a sentence may be this much slower than 99.5 % of the training clips
 BOUND_FRAMES_SECONDS = 0.5
+REASONS = ["stop", "silent", "length", "stuck"]  # from good to bad
 
 
 @dataclass(frozen=True)
@@ -68,10 +74,10 @@ class TokenSystem:
         generator = load_network(generator, wave_data, folder / "vocoder")
         if isinstance(generator, MelToWave):
             codec = load_codec(self.config, model, folder.parent)
-            self.decoder, self.decoder_speakers = codec.decoder.to(device), codec.speakers
+            decoder, self.decoder_speakers = codec.decoder, codec.speakers
             self.fingerprint = codec.fingerprint
         else:
-            self.decoder, self.decoder_speakers = generator.decoder.to(device), wave_data["speakers"]
+            decoder, self.decoder_speakers = generator.decoder, wave_data["speakers"]
             self.fingerprint = wave_data["codec"]["fingerprint"]
         if self.hidden:
             self.lm, self.learned_voices = generator.lm.to(device), wave_data["learned_voices"]
@@ -87,7 +93,7 @@ class TokenSystem:
             raise ValueError(f"{folder}: llm and vocoder were trained with different audio sections")
         self.fast_lm = Decoder(self.lm)
         generator.vocoder.remove_weight_norm()
-        self.vocoder = generator.vocoder.to(device)
+        self.to_wave = FramesToWave(decoder.to(device), generator.vocoder.to(device), self.audio, self.code_frame_rate)
 
     @staticmethod
     def is_trained(folder: Path) -> bool:
@@ -152,7 +158,7 @@ class TokenSystem:
             return [ipa]
         words = ipa.split(" ")
         if len(words) == 1:
-            raise ValueError(f"a word of {n_symbols} symbols is too long to speak: {ipa[:40]}...")
+            raise Unspeakable(f"a word of {n_symbols} symbols is too long to speak: {ipa[:40]}...")
         middle = len(words) / 2
         after_mark = [i for i, word in enumerate(words[:-1], 1) if word and word[-1] in ".,;:!?"]
         cut = min(after_mark or range(1, len(words)), key=lambda i: abs(i - middle))
@@ -160,37 +166,54 @@ class TokenSystem:
 
     def speak_parts(
         self, parts: list[str], language: str, voice: TokenVoice, *, sampling: Sampling,
-        generators: list[torch.Generator | None],
+        generators: list[torch.Generator | None], retries: int = 0,
     ) -> list[Part]:
-        """Speaks pieces of IPA: what the language model says of all of them together, each wave alone."""
-        language_id = index_of(self.languages, language, "language")
-        spoken = []
-        together = self._generate(parts, language_id, voice, sampling, generators[0])
-        for ipa, generated in zip(parts, together, strict=True):
-            features = generated.states if self.hidden else generated.codes
-            wave = self.wave_from(features, voice.decoder_speaker)
-            spoken.append(Part(ipa, wave, len(wave) / self.audio.sample_rate, generated.finish_reason))
+        """Speaks pieces of IPA: what the language model says of all of them together, each wave alone.
+
+        A part that did not end well is spoken up to `retries` times more, with other random numbers, and the best
+        attempt is taken; greedy speech would be the same again.
+        """
+        spoken: list[Part | None] = [None] * len(parts)
+        waiting = list(range(len(parts)))
+        for attempt in range(1 + (retries if sampling.temperature else 0)):
+            made = self._generate([parts[i] for i in waiting], language, voice, sampling,
+                                  [generators[i] for i in waiting])
+            for i, generated in zip(waiting, made, strict=True):
+                generated = self._watched(generated, RepetitionWatch(self.code_frame_rate))
+                wave = self.to_wave.wave(self._frames(generated), voice.decoder_speaker)
+                part = self._part(parts[i], wave, generated.finish_reason)
+                best = min([part] if spoken[i] is None else [spoken[i], part],
+                           key=lambda one: REASONS.index(one.finish_reason))
+                spoken[i] = replace(best, retries=attempt)
+            waiting = [i for i in waiting if spoken[i].finish_reason != "stop"]
+            if not waiting:
+                break
         return spoken
+
+    def stream_part(
+        self, ipa: str, language: str, voice: TokenVoice, *, sampling: Sampling, generator: torch.Generator | None
+    ) -> Iterator[tuple[Tensor, Part | None]]:
+        """Speaks a piece of IPA in chunks, each as soon as the codes that decide it are drawn: the samples that
+        `speak_parts` gives without retries. What was heard cannot be spoken again."""
+        chunks, watch = [], RepetitionWatch(self.code_frame_rate)
+        waves = WaveStream(self.to_wave, voice.decoder_speaker)
+        (text, speaker, language_id, bound), recordings = self._given(ipa, language, voice)
+        for generated in self.fast_lm.stream(text, speaker, language_id, bound, sampling, generator,
+                                             with_states=self.hidden, **recordings):
+            generated = self._watched(generated, watch)
+            ended = generated.finish_reason is not None
+            samples = waves.more(self._frames(generated), ended)
+            if len(samples):
+                chunks.append(samples)
+            if ended:
+                yield samples, self._part(ipa, torch.cat(chunks), generated.finish_reason)
+                return
+            if len(samples):
+                yield samples, None
 
     def bound(self, n_symbols: int) -> int:
         """Code frames that no sensible reading of so many symbols needs."""
         return int(n_symbols * self.frames_per_symbol * BOUND_MARGIN + BOUND_FRAMES_SECONDS * self.code_frame_rate)
-
-    @torch.inference_mode()
-    def mel_from(self, features: Tensor, speaker: int) -> Tensor:
-        """What the decoder takes, codes (n_codebooks, frames) or states (state_size, frames), and one of its speakers
-        -> (1, n_mels, frames in time)."""
-        frames = features.shape[1]
-        mel_frames = max(2, round(frames / self.code_frame_rate * self.audio.frame_rate))  # 1 would give no samples
-        return self.decoder(
-            features[None], torch.tensor([frames], device=self.device), torch.tensor([speaker], device=self.device),
-            torch.zeros(1, device=self.device), mel_frames,
-        )
-
-    @torch.inference_mode()
-    def wave_from(self, features: Tensor, speaker: int) -> Tensor:
-        """The same -> (samples,) on the CPU."""
-        return self.vocoder(self.mel_from(features, speaker)).wave[0].cpu()
 
     def _decoder_speaker(self, speaker: str) -> int:
         return index_of(self.decoder_speakers, speaker, "speaker")
@@ -219,20 +242,44 @@ class TokenSystem:
             if self.hidden:
                 given = text[None], ids(len(text)), prompt.codes[None], ids(prompt.codes.shape[1])
                 features = self.lm.frame_states(*given, ids(speaker), ids(language))[0]
-            yield name, self.mel_from(features, self._decoder_speaker(name))[0]
+            yield name, self.to_wave.mel(features, self._decoder_speaker(name))[0]
+
+    def _given(self, ipa: str, language: str, voice: TokenVoice) -> tuple[tuple[Tensor, Tensor, Tensor, int], dict]:
+        """What the language model is given for a piece: text, speaker (1,), language (1,), bound, and recordings."""
+        prompt = voice.prompt
+        ids = torch.tensor(self._encode(ipa, prompt), device=self.device)
+        speaker, language_id = (torch.tensor([value], device=self.device)
+                                for value in (voice.speaker, index_of(self.languages, language, "language")))
+        recordings = {} if prompt is None else {"prompt" if prompt.ipa else "voice": prompt.codes}
+        return (ids, speaker, language_id, self.bound(len(self.frontend.encode(ipa)))), recordings
 
     def _generate(
-        self, parts: list[str], language: int, voice: TokenVoice, sampling: Sampling, generator: torch.Generator | None
+        self, parts: list[str], language: str, voice: TokenVoice, sampling: Sampling,
+        generators: list[torch.Generator | None],
     ) -> list[Generated]:
-        prompt = voice.prompt
-        ids = [torch.tensor(self._encode(ipa, prompt), device=self.device) for ipa in parts]
-        recordings = {} if prompt is None else {"prompts" if prompt.ipa else "voices": [prompt.codes] * len(ids)}
+        given, recordings = zip(*(self._given(ipa, language, voice) for ipa in parts), strict=True)
+        text, speaker, language_id, bounds = zip(*given, strict=True)
         return self.fast_lm.generate(
-            ids, torch.full((len(ids),), voice.speaker, device=self.device),
-            torch.full((len(ids),), language, device=self.device),
-            [self.bound(len(self.frontend.encode(ipa))) for ipa in parts], sampling, generator,
-            with_states=self.hidden, **recordings,
+            list(text), torch.cat(speaker), torch.cat(language_id), list(bounds), sampling, generators,
+            with_states=self.hidden, **{f"{name}s": [one[name] for one in recordings] for name in recordings[0]},
         )
+
+    def _watched(self, generated: Generated, watch: RepetitionWatch) -> Generated:
+        """Cut off, as "stuck", where its codes are found to repeat themselves."""
+        end = watch.stuck_at(generated.codes)
+        if end is None:
+            return generated
+        states = None if generated.states is None else generated.states[:, :end]
+        return Generated(generated.codes[:, :end], "stuck", states)
+
+    def _frames(self, generated: Generated) -> Tensor:
+        """What the decoder hears of it."""
+        return generated.states if self.hidden else generated.codes
+
+    def _part(self, ipa: str, wave: Tensor, finish_reason: str) -> Part:
+        if finish_reason == "stop" and longest_silence(wave, self.audio.sample_rate) > SILENT_SECONDS:
+            finish_reason = "silent"
+        return Part(ipa, wave, len(wave) / self.audio.sample_rate, finish_reason)
 
     def _encode(self, ipa: str, prompt: VoicePrompt | None) -> list[int]:
         """Symbol ids, behind those of what the prompt says."""

@@ -23,8 +23,8 @@ LIBRARIES = {
     "evaluation": {"evaluation", "config", "checkpoints", "data_utils", "losses", "mel_processing", "models",
                    "plotting", "preprocessing", "prosody"},
     "decoding": {"decoding", "models"},
-    "synthesis": {"synthesis", "decoding", "alignments.textgrids", "config", "checkpoints", "models", "text",
-                  "voice_folder", "voice_prompts"},
+    "synthesis": {"synthesis", "decoding", "alignments.textgrids", "config", "checkpoints", "mel_processing", "models",
+                  "preprocessing.speech", "text", "voice_folder", "voice_prompts"},
 }
 NETWORK_PARTS = {"models.layers", "config", "mel_processing"}
 

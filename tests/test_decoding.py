@@ -1,5 +1,7 @@
 """Fast decoding against the simple one: TokenLM.generate, and the backbone itself."""
 
+from itertools import zip_longest
+
 import pytest
 import torch
 from test_backbones import BACKBONES
@@ -119,6 +121,36 @@ def test_texts_to_the_last_position():
         assert_equal(Decoder(lm).generate(*arguments, with_states=with_states), expected)
     with pytest.raises(ValueError, match="a text of 36 symbols leaves no room for speech"):
         Decoder(lm).generate([torch.zeros(36, dtype=torch.long)], zero[:1], zero[:1], [5], GREEDY)
+
+
+@pytest.mark.parametrize("n_codebooks", [1, 2, 4])
+@pytest.mark.parametrize("with_states", [False, True])
+def test_a_stream_grows_into_what_generate_gives(n_codebooks, with_states):
+    lm = ends_sometimes(make_lm(n_codebooks))
+    batch, decoder = tasks(lm, 8), Decoder(lm)
+    expected = decoder.generate(**batch, sampling=Sampling(), with_states=with_states,
+                                generator=[torch.Generator().manual_seed(i) for i in range(8)])
+    streams = [
+        decoder.stream(text, batch["speaker"][i : i + 1], batch["language"][i : i + 1], batch["max_frames"][i],
+                       Sampling(), torch.Generator().manual_seed(i), prompt=batch["prompts"][i],
+                       voice=batch["voices"][i], with_states=with_states)
+        for i, text in enumerate(batch["text"])
+    ]
+    for pair in (0, 2, 4, 6):
+        grown = [[], []]  # two streams in turns
+        for made in zip_longest(*streams[pair : pair + 2]):
+            for i in (0, 1):
+                grown[i] += [made[i]] if made[i] else []
+        for i in (0, 1):
+            assert_equal(grown[i][-1:], expected[pair + i : pair + i + 1])
+            frames = grown[i][-1].codes.shape[1]
+            assert len(grown[i]) in (frames, frames + 1)
+            for count, made in enumerate(grown[i][:-1], 1):
+                assert made.finish_reason is None
+                assert made.codes.equal(grown[i][-1].codes[:, :count])
+    zero = torch.tensor([0])
+    next(decoder.stream(batch["text"][0], zero, zero, 5, GREEDY))
+    assert decoder.session is not None  # also of a stream that is left
 
 
 SAMPLINGS = [Sampling(), Sampling(temperature=1.2, top_k=0, top_p=0.9, repetition_window=3), Sampling(0.9, 5, 1.0, 0)]

@@ -12,6 +12,7 @@ import synthesize
 from checkpoints import read_checkpoint, saved_steps, write_checkpoint
 from mel_processing import load_audio
 from models.layers.sampling import Sampling
+from synthesis.pieces import NO_MARK_PAUSE, SENTENCE_PAUSE
 from synthesize import Synthesizer, load_synthesizer, synthesize_text
 from text import split_sentences
 
@@ -42,7 +43,7 @@ def test_text_is_spoken_and_drawn(chain, tmp_path, caplog):
     assert 0.1 < info.duration < 10
     assert (tmp_path / "new/a.png").read_bytes().startswith(b"\x89PNG")
     assert f"a.wav: {info.duration:.2f} s of audio in" in caplog.text
-    assert "1 sentence(s)" in caplog.text
+    assert "1 part(s)" in caplog.text
 
 
 def test_a_seed_gives_the_same_speech(chain, tmp_path):
@@ -92,7 +93,7 @@ def test_long_text_is_split_until_it_fits_the_positions(chain):
     for part in speech.parts:
         n_symbols = len(synthesizer.frontend.encode(part.ipa))
         assert system.lm.positions_for(n_symbols, system.bound(n_symbols)) <= 512
-    pauses = 0.25 * (len(speech.parts) - 1)
+    pauses = NO_MARK_PAUSE * (len(speech.parts) - 2) + SENTENCE_PAUSE
     assert speech.seconds == pytest.approx(sum(part.seconds for part in speech.parts) + pauses, abs=1e-3)
     with pytest.raises(ValueError, match="a word of 600 symbols is too long to speak"):
         synthesizer.speak("a" * 600, input_type="ipa")
@@ -102,19 +103,29 @@ def test_a_stream_speaks_one_sentence_after_the_other(chain):
     synthesizer = load_synthesizer("tiny")
     with pytest.raises(ValueError, match="language 'xx' is not among"):
         synthesizer.stream(TEXT, "xx")
-    alone = synthesizer.speak(TEXT, seed=3)
-    chunks = list(synthesizer.stream(f"{TEXT} {TEXT}", seed=3))
-    assert torch.equal(chunks[0].samples, alone.samples)
-    pause = round(0.25 * alone.sample_rate)
-    assert not chunks[1].samples[:pause].any()
-    assert torch.equal(chunks[1].samples[pause:], chunks[1].parts[0].samples)
-    assert chunks[1].parts[0].start == pytest.approx(chunks[0].seconds + 0.25, abs=1e-4)
+    text = f"{TEXT} {TEXT} Yes."
+    whole = synthesizer.speak(text, seed=3, retries=0)
+    chunks = list(synthesizer.stream(text, seed=3))
+    assert len(chunks) > 3
+    torch.testing.assert_close(torch.cat([chunk.samples for chunk in chunks]), whole.samples, atol=1e-5, rtol=0)
+    parts = [part for chunk in chunks for part in chunk.parts]
+    assert [part.text for part in parts] == [TEXT, TEXT, "Yes."]
+    for part, expected in zip(parts, whole.parts, strict=True):
+        assert (part.start, part.seconds, part.finish_reason) == (
+            expected.start, expected.seconds, expected.finish_reason)
+        torch.testing.assert_close(part.samples, expected.samples, atol=1e-5, rtol=0)
+    assert parts[1].start == pytest.approx(parts[0].seconds + SENTENCE_PAUSE, abs=1e-4)
+    pause = slice(round(parts[0].seconds * 22050), round(parts[1].start * 22050))
+    assert not whole.samples[pause].any()
+    together = list(synthesizer.stream(text, seed=3, retries=0, batch_size=2))
+    assert [len(chunk.parts) for chunk in together] == [1, 1, 1]
+    torch.testing.assert_close(torch.cat([chunk.samples for chunk in together]), whole.samples, atol=1e-5, rtol=0)
 
 
 def test_every_code_frame_becomes_its_samples(chain):
     system = load_synthesizer("tiny").system
     for frames in (1, 2, 7, 99, 100, 333):
-        wave = system.wave_from(torch.zeros(2, frames, dtype=torch.long), 1)
+        wave = system.to_wave.wave(torch.zeros(2, frames, dtype=torch.long), 1)
         assert len(wave) == frames * 4 * 256
         assert torch.isfinite(wave).all()
 
@@ -212,8 +223,11 @@ def test_hidden_states_are_spoken(hidden_chain):
         with torch.no_grad():
             states = system.lm.frame_states(text[None], torch.tensor([len(text)]), generated.codes[None], frames,
                                             torch.tensor([1]), torch.tensor([0]))
-            mel = system.decoder(states, frames, torch.tensor([1]), torch.zeros(1), 4 * int(frames))
-            torch.testing.assert_close(part.samples, system.vocoder(mel).wave[0], atol=1e-4, rtol=0)
+            decoder, vocoder = system.to_wave.decoder, system.to_wave.vocoder
+            mel = decoder(states, frames, torch.tensor([1]), torch.zeros(1), 4 * int(frames))
+            torch.testing.assert_close(part.samples, vocoder(mel).wave[0], atol=1e-4, rtol=0)
+        *_, (_, streamed) = system.stream_part(one, "de", voice, sampling=greedy["sampling"], generator=None)
+        torch.testing.assert_close(streamed.samples, part.samples, atol=1e-4, rtol=0)
     other, = system.speak_parts(ipa[:1], "de", system.voice("bruno", "de"), **greedy)
     assert not other.samples.equal(together[0].samples)
     system.frames_per_symbol = 4.0

@@ -66,7 +66,7 @@ def test_every_decoder_trains_and_speaks(with_durations, kind, caplog):
     again = synthesizer.speak("A man sat down. He saw a tree!", "en-us", seed=1)
     assert torch.equal(speech.samples, again.samples)
     assert torch.isfinite(speech.samples).all()
-    words = spoken_intervals(speech, "words")
+    words = spoken_intervals(speech.parts, "words")
     assert [part.text for part in speech.parts] == ["A man sat down.", "He saw a tree!"]
     assert "".join(word.label for word in words).replace("ˈ", "").replace("ˌ", "").startswith("ɐmænsæt")
     ends = [time for word in words for time in (word.start, word.end)]
@@ -104,6 +104,15 @@ def test_resumed_is_unbroken(with_durations):
             assert torch.equal(value, broken[part][name]), name
 
 
+def test_test_mode_hears_every_speaker(with_durations, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("train_aligned.TEST_CLIPS", 1)
+    run_script("train_aligned", "-c", aligned_config(max_steps=100), "-m", "tiny", "--test-mode")
+    assert "finished at step 10 of 10" in caplog.text
+    checkpoint = torch.load("checkpoints/tiny/aligned/G_step10.pth", weights_only=True)
+    assert checkpoint["speakers"] == list(checkpoint["speaker_pitch"]) == ["bruno", "ella", "lucia"]
+
+
 def test_prosody_and_times(with_durations, tmp_path):
     run_script("train_aligned", "-c", aligned_config(), "-m", "tiny")
     synthesizer = Synthesizer("tiny")
@@ -112,13 +121,13 @@ def test_prosody_and_times(with_durations, tmp_path):
     fast = synthesizer.speak("He saw a tree.", prosody=Prosody(rate=2.0))
     assert fast.seconds == pytest.approx(usual.seconds / 2, rel=0.05)
     for name in ("a.json", "a.srt", "a.TextGrid"):
-        save_timings(tmp_path / name, usual)
+        save_timings(tmp_path / name, usual.parts, usual.seconds)
     times = json.loads((tmp_path / "a.json").read_text())
-    assert len(times["words"]) == len(spoken_intervals(usual, "words")) > 0
+    assert len(times["words"]) == len(spoken_intervals(usual.parts, "words")) > 0
     assert "He saw a tree." in (tmp_path / "a.srt").read_text()
     assert 'name = "phones"' in (tmp_path / "a.TextGrid").read_text()
     with pytest.raises(ValueError, match=r"a\.txt: times are written as"):
-        save_timings(tmp_path / "a.txt", usual)
+        save_timings(tmp_path / "a.txt", usual.parts, usual.seconds)
     with pytest.raises(ValueError, match="rate must be"):
         Prosody(rate=0.0)
     with pytest.raises(ValueError, match="name one of"):
@@ -157,4 +166,4 @@ def test_a_codes_model_has_no_prosody_and_no_times(chain):
     with pytest.raises(ValueError, match="takes no rate"):
         synthesizer.speak("He saw a tree.", prosody=Prosody(rate=2.0))
     with pytest.raises(ValueError, match="does not know when"):
-        save_timings(chain / "a.json", synthesizer.speak("He.", seed=1))
+        save_timings(chain / "a.json", synthesizer.speak("He.", seed=1).parts, 1.0)

@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 from config import TextConfig
 from text.english import misaki_versions
+from text.errors import Unspeakable
 from text.espeak import espeak_language, espeak_version
 from text.lexicon import Lexicon
 from text.normalize import NORMALIZATION_VERSION, normalize
@@ -84,7 +85,7 @@ class IPAFrontend(Frontend):
     def encode(self, ipa: str) -> list[int]:
         symbols = normalize_ipa(ipa)
         if not any(symbol in self._ids for symbol in symbols if symbol != " "):
-            raise ValueError(f"no known symbol in {ipa!r}")
+            raise Unspeakable(f"no known symbol in {ipa!r}")
         self.unknown.update(symbol for symbol in symbols if symbol not in self._ids)
         return [self._ids.get(symbol, UNK_ID) for symbol in symbols]
 
@@ -118,12 +119,12 @@ class ByteFrontend(Frontend):
             raise ValueError(f"[[ipa]] in {text!r}: the byte frontend has no phonemes; set text.frontend to 'ipa'")
         normalized = normalize(text, language)
         if not any(c.isalnum() for c in normalized):
-            raise ValueError(f"nothing to speak in {text!r}")
+            raise Unspeakable(f"nothing to speak in {text!r}")
         return normalized
 
     def encode(self, ipa: str) -> list[int]:
         if not ipa.strip():
-            raise ValueError(f"no known symbol in {ipa!r}")
+            raise Unspeakable(f"no known symbol in {ipa!r}")
         return [len(SPECIALS) + byte for byte in ipa.encode()]
 
     def decode(self, ids: Iterable[int]) -> str:

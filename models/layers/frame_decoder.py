@@ -15,7 +15,7 @@ class FrameDecoder(nn.Module):
     ):
         """`codes_per_frame`: code rate over mel frame rate; `centre`: where in its hop a mel frame is centred."""
         super().__init__()
-        self.codes_per_frame, self.centre = codes_per_frame, centre
+        self.codes_per_frame, self.centre, self.feature_size = codes_per_frame, centre, hidden_size
         self.speaker = nn.Embedding(n_speakers, hidden_size)
         blocks = [
             ConvNeXtBlock(hidden_size, kernel_size=kernel_size, layer_scale=1 / n_layers) for _ in range(n_layers)
@@ -29,7 +29,7 @@ class FrameDecoder(nn.Module):
     def mel_from_features(
         self, x: Tensor, lengths: Tensor, speaker: Tensor, start: Tensor, n_frames: int
     ) -> Tensor:
-        """x (B, T, hidden_size), lengths (B,), speaker (B,) -> mel (B, n_mels, n_frames).
+        """x (B, T, feature_size), lengths (B,), speaker (B,) -> mel (B, n_mels, n_frames).
 
         `start` (B,): mel frames (a real number) between the beginning of the features and the first frame given.
         Mel frames past a clip's last code see no codes, and learn to be silence.
@@ -40,9 +40,10 @@ class FrameDecoder(nn.Module):
         for block in self.code_blocks:
             x = block(x, mask)
 
-        # linear interpolation at the centre of each mel frame, in code frames whose centres lie at t + 0.5
+        # linear interpolation at the centre of each mel frame, in code frames whose centres lie at t + 0.5; in double
+        # precision, so that a part of a clip gets what the whole clip gives there
         frames = torch.arange(n_frames, device=x.device) + self.centre
-        position = (start.unsqueeze(1) + frames) * self.codes_per_frame - 0.5  # (B, n_frames)
+        position = (start.double().unsqueeze(1) + frames) * self.codes_per_frame - 0.5  # (B, n_frames)
         position = torch.minimum(position.clamp(min=0), (lengths - 1).unsqueeze(1))
         left = position.floor().long()
         right = torch.minimum(left + 1, (lengths - 1).unsqueeze(1))
@@ -50,7 +51,7 @@ class FrameDecoder(nn.Module):
         index = torch.stack([left, right]).unsqueeze(2).expand(-1, -1, x.shape[1], -1)
         x = x.gather(2, index[0]) * (1 - weight) + x.gather(2, index[1]) * weight  # (B, H, n_frames)
 
-        codes_left = lengths.unsqueeze(1) - (start.unsqueeze(1) + frames) * self.codes_per_frame
+        codes_left = lengths.unsqueeze(1) - (start.double().unsqueeze(1) + frames) * self.codes_per_frame
         mel_mask = (codes_left > 0).unsqueeze(1)
         for block in self.mel_blocks:
             x = block(x, mel_mask)

@@ -1,0 +1,142 @@
+"""Text -> pieces of IPA -> a system that speaks them -> one wave, whole or in chunks."""
+
+import logging
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models.aligned_tts import Prosody
+from models.layers.sampling import Sampling
+from synthesis import load_system
+from synthesis.pieces import Piece, batched, split_text
+from synthesis.speech import Part, Speech
+from text import split_passages
+from voice_folder import read_model
+
+log = logging.getLogger(__name__)
+
+BATCH_SIZE = 8  # pieces spoken together
+RETRIES = 2
+SEED_STEP = 0x9E3779B97F4A7C15  # SplitMix64's, so that neighbouring seeds and parts have nothing in common
+ODD = {"length": "cut off at its length bound", "stuck": "repeats itself, and was cut off", "silent": "falls silent"}
+
+
+class Synthesizer:
+    """Speaks text of any length with the system that a model's stages are of."""
+
+    def __init__(self, model: str, checkpoints: str | Path = "checkpoints", device: str | None = None):
+        """`model`: a name under `checkpoints`, or the folder of an exported voice.
+
+        ValueError if a stage is not trained yet, or if two stages do not fit each other, saying which.
+        """
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.system = load_system(model_folder(model, checkpoints), torch.device(device))
+        self.audio, self.frontend = self.system.audio, self.system.frontend
+        self.languages, self.speakers = self.system.languages, self.system.speakers
+
+    def speak(self, text: str, language: str = "en-us", speaker: str | None = None, **options) -> Speech:
+        """Text (or, with input_type "ipa", IPA) as one wave; pieces are spoken in batches.
+
+        The options, and what is refused, are those of `stream`.
+        """
+        chunks = list(self.stream(text, language, speaker, **{"batch_size": BATCH_SIZE} | options))
+        return Speech(torch.cat([chunk.samples for chunk in chunks]), self.audio.sample_rate,
+                      [part for chunk in chunks for part in chunk.parts])
+
+    def stream(
+        self, text: str, language: str = "en-us", speaker: str | None = None, *, input_type: str = "text",
+        sampling: Sampling = Sampling(), seed: int | None = None,  # noqa: B008 (frozen)
+        reference: str | Path | None = None, reference_text: str | None = None, prosody: Prosody | None = None,
+        batch_size: int | None = None, retries: int = RETRIES,
+    ) -> Iterator[Speech]:
+        """Speaks text of any length in chunks, which joined are the whole speech.
+
+        Without a `batch_size`, each comes as soon as it is made: of a language model's speech as early as the networks
+        after it allow (see `WaveStream`), of aligned durations with every piece. With one, so many pieces (sentences,
+        and parts of long ones) are spoken together, each is a chunk, and a part that did not end well is spoken up to
+        `retries` times more; but for these, the samples are the same, where no part depends on the others of its
+        batch. (The autoregressive decoder's do.) A chunk begins with the pause, if any, after the one before.
+
+        `reference`: a recording in whose voice to speak, and what is said in it, in the same language; `prosody`: how
+        to speak. Passages in other languages are marked (see `split_passages`).
+
+        ValueError, at once, for a language or speaker that the model has not learned, a reference or prosody that its
+        system cannot use, and for text with nothing to say.
+        """
+        for _, name in [("", language), *split_passages(text, language)]:
+            self.system.check(name, speaker)
+        if reference is None and reference_text is not None:
+            raise ValueError("a reference's text is of use only with the reference itself")
+        said = ""
+        if reference_text:
+            said = " ".join(piece.ipa for piece in split_text(
+                reference_text, language, input_type, self.frontend, lambda ipa: [ipa]))
+        voice = self.system.voice(speaker, language, reference, said)
+        if prosody is not None:
+            voice = self.system.with_prosody(voice, prosody)
+        pieces = split_text(text, language, input_type, self.frontend, lambda ipa: self.system.pieces(ipa, voice))
+        pieces = chain([next(pieces)], pieces)  # the first one says what is wrong
+        if batch_size is None:
+            chunks = self._one_by_one(pieces, voice, sampling, seed)
+        else:
+            chunks = self._together(batched(pieces, batch_size), voice, sampling, seed, retries)
+        return self._with_pauses(chunks)
+
+    def _one_by_one(
+        self, pieces: Iterator[Piece], voice: object, sampling: Sampling, seed: int | None
+    ) -> Iterator[tuple[Piece, Tensor, Part | None]]:
+        for i, piece in enumerate(pieces):
+            generator = part_generator(seed, i, self.system.device)
+            for samples, part in self.system.stream_part(piece.ipa, piece.language, voice, sampling=sampling,
+                                                         generator=generator):
+                yield piece, samples, part
+
+    def _together(
+        self, batches: Iterator[list[Piece]], voice: object, sampling: Sampling, seed: int | None, retries: int
+    ) -> Iterator[tuple[Piece, Tensor, Part]]:
+        made = 0
+        for batch in batches:
+            generators = [part_generator(seed, made + i, self.system.device) for i in range(len(batch))]
+            parts = self.system.speak_parts([piece.ipa for piece in batch], batch[0].language, voice,
+                                            sampling=sampling, generators=generators, retries=retries)
+            for piece, part in zip(batch, parts, strict=True):
+                yield piece, part.samples, part
+            made += len(batch)
+
+    def _with_pauses(self, chunks: Iterator[tuple[Piece, Tensor, Part | None]]) -> Iterator[Speech]:
+        spoken, begun, start = 0, None, 0.0  # samples, the piece that is being spoken, when it began
+        for piece, samples, part in chunks:
+            if piece is not begun:
+                pause = round(piece.pause * self.audio.sample_rate) if begun else 0
+                begun, start = piece, (spoken + pause) / self.audio.sample_rate
+                samples = torch.cat([torch.zeros(pause), samples])
+            spoken += len(samples)
+            if part is not None:
+                part.text, part.start = piece.text, start
+                report_odd(part)
+            yield Speech(samples, self.audio.sample_rate, [part] if part else [])
+
+
+def report_odd(part: Part) -> None:
+    """Logs a part that did not end well at once."""
+    if part.finish_reason in ODD:
+        log.warning("%s (after %d more attempts): %s", ODD[part.finish_reason], part.retries, part.ipa)
+    elif part.retries:
+        log.info("spoken %d times until it ended well: %s", part.retries + 1, part.ipa)
+
+
+def model_folder(model: str, checkpoints: str | Path) -> Path:
+    """Where a model is: its checkpoints if there are any, else the exported voice of that path."""
+    trained, exported = Path(checkpoints) / model, Path(model)
+    if trained.is_dir() or not exported.is_dir():
+        return trained
+    read_model(exported)  # says what is missing
+    return exported
+
+
+def part_generator(seed: int | None, index: int, device: torch.device) -> torch.Generator | None:
+    """Random numbers of a part, whatever its neighbours are; those of the first are the seed's own."""
+    return None if seed is None else torch.Generator(device).manual_seed((seed + index * SEED_STEP) % 2**63)

@@ -1,0 +1,56 @@
+"""Speech written while it is being spoken, in memory that does not grow with it."""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from mel_processing import audio_writer
+from synthesis.speech import Part, Speech
+
+PCM_PEAK = 32767
+
+
+@dataclass
+class Written:
+    """What is left of speech that was written."""
+
+    parts: list[Part] = field(default_factory=list)
+    """Without their samples."""
+    seconds: float = 0.0
+    """Of audio."""
+    first_sound: float = 0.0
+    """Wall seconds until the first samples were there."""
+
+
+def write_file(path: str | Path, chunks: Iterable[Speech], sample_rate: int) -> Written:
+    """Writes chunks of speech to an audio file (see `audio_writer`)."""
+    written = Written()
+    with audio_writer(path, sample_rate) as write:
+        for samples in _passed_on(chunks, written):
+            write(samples)
+    return written
+
+
+def write_pcm(file: BinaryIO, chunks: Iterable[Speech]) -> Written:
+    """Writes chunks of speech as 16-bit samples in the machine's byte order, without a header, each at once; peaks over
+    1 are clipped."""
+    written = Written()
+    for samples in _passed_on(chunks, written):
+        file.write((samples.clamp(-1, 1) * PCM_PEAK).round().to(torch.int16).numpy().tobytes())
+        file.flush()
+    return written
+
+
+def _passed_on(chunks: Iterable[Speech], written: Written) -> Iterator[Tensor]:
+    """The samples of each chunk, which `written` then knows of."""
+    started = time.perf_counter()
+    for chunk in chunks:
+        written.first_sound = written.first_sound or time.perf_counter() - started
+        written.seconds += chunk.seconds
+        written.parts += [replace(part, samples=part.samples[:0].clone()) for part in chunk.parts]
+        yield chunk.samples
