@@ -112,6 +112,13 @@ def in_turns(speakers: Sequence[str], count: int) -> list[int]:
     return [i for _, i in sorted(turns)[:count]]
 
 
+def main_languages(speakers: Sequence[str], languages: Sequence[str]) -> dict[str, str]:
+    """For every speaker of the clips (given as columns), the language of most of their clips."""
+    clips = Counter(zip(speakers, languages, strict=True))
+    return {name: max((count, language) for (speaker, language), count in clips.items() if speaker == name)[1]
+            for name in sorted(set(speakers))}
+
+
 def check_known(names: Iterable[str], known: Sequence[str], what: str, source: str) -> None:
     """ValueError if clips of `source` have a speaker or language (`what`) that is not among those trained."""
     strangers = sorted(set(names) - set(known))

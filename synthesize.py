@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--input-type", choices=["text", "ipa"], default="text",
                         help="what the text of a file or filelist is")
     parser.add_argument("-l", "--language", default="en-us", help="espeak-ng's name, e.g. en-us, de, cmn")
-    parser.add_argument("-s", "--speaker", help="the model's first if not given")
+    parser.add_argument("-s", "--speaker", help="one who speaks the language if not given")
     parser.add_argument("--reference", type=Path, metavar="AUDIO", help="speak in the voice of this recording")
     parser.add_argument("--reference-text", metavar="TEXT", help="what it says, in the same language (IPA with --ipa)")
     parser.add_argument("-o", "--output", type=Path, required=True, help="audio file, or folder with -i; -: raw 16-bit "

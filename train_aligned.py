@@ -16,7 +16,7 @@ from torch import Tensor
 import cli
 from aligned_data import AlignedClips, measure_statistics
 from config import Config, load_config
-from data_utils import BatchStream, check_known, collate_items, in_turns, stream_batches
+from data_utils import BatchStream, check_known, collate_items, in_turns, main_languages, stream_batches
 from durations_cache import durations_fingerprint, load_durations
 from losses import aligned_losses, weighted_sum
 from mel_processing import griffin_lim
@@ -60,6 +60,7 @@ def train(config: Config, arguments) -> None:
     statistics = measure_statistics(rows, audio)
     metadata = {
         "config": config.model_dump(), "speakers": speakers, "languages": languages, "text": frontend.state(),
+        "speaker_languages": main_languages(rows["speaker"], rows["language"]),
         "speaker_pitch": {name: statistics.speaker_pitch[name] for name in speakers},
     }
 

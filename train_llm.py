@@ -15,7 +15,7 @@ from torch import Tensor
 import cli
 from codes_cache import load_codes
 from config import Config, LLMStage, load_config
-from data_utils import CodeSequences, check_known, collate_items, stream_batches
+from data_utils import CodeSequences, check_known, collate_items, main_languages, stream_batches
 from lm_data import RowSequences, RowStream, collate_rows, collate_single, fitting
 from losses import token_cross_entropy, weighted_sum
 from models import build_token_lm, codec_data, load_codec
@@ -66,7 +66,7 @@ def train(config: Config, arguments) -> None:
         rows, held_out = rows.select(range(min(8, len(rows)))), held_out.select(range(min(2, len(held_out))))
     metadata = {
         "config": config.model_dump(), "speakers": speakers, "languages": languages, "text": frontend.state(),
-        "codec": codec_data(codec),
+        "speaker_languages": main_languages(rows["speaker"], rows["language"]), "codec": codec_data(codec),
     }
     torch.manual_seed(stage.seed)
     lm = build_token_lm(config, metadata)

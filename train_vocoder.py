@@ -110,7 +110,8 @@ def train(config: Config, arguments) -> None:
     metadata = {"config": config.model_dump(), "codec": lm_data["codec"]}
     if hidden:
         # all that speaking from this checkpoint alone needs
-        metadata |= {key: lm_data[key] for key in ("speakers", "languages", "text", "frames_per_symbol")}
+        metadata |= {key: lm_data[key] for key in
+                     ("speakers", "speaker_languages", "languages", "text", "frames_per_symbol")}
         metadata["learned_voices"] = lm_data["config"]["train"]["llm"]["voice_probability"] > 0
         metadata["joint"] = stage.joint
     else:

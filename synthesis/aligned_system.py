@@ -14,7 +14,7 @@ from models import build_aligned_tts, load_network, load_vocoder
 from models.aligned_tts import Prosody
 from models.layers.mel_decoders import AutoregressiveDecoder
 from models.layers.sampling import Sampling
-from synthesis.speech import Part, index_of
+from synthesis.speech import Part, index_of, speaker_for
 from text import Unspeakable, build_frontend
 from text.symbols import MARKS
 from voice_folder import has_stage, require_stage
@@ -51,6 +51,7 @@ class AlignedSystem:
         self.frontend = build_frontend(config.text)
         self.frontend.check_state(data["text"], str(folder / "aligned"))
         self.languages, self.speakers = data["languages"], data["speakers"]
+        self.speaker_languages = data["speaker_languages"]
         self.model = load_network(build_aligned_tts(config, data), data, folder / "aligned").to(device)
         self.vocoder = load_vocoder(wave_config, wave_data, folder / "vocoder").to(device)
 
@@ -60,14 +61,14 @@ class AlignedSystem:
         return has_stage(folder / "aligned") and has_stage(folder / "vocoder")
 
     def check(self, language: str, speaker: str | None) -> tuple[int, int]:
-        """Ids of a language and a speaker (the first if None); ValueError for one that the model has not learned."""
-        speaker = speaker or self.speakers[0]
+        """Ids of a language and a speaker (one who speaks it if None); ValueError for one that was not learned."""
+        speaker = speaker or speaker_for(language, self.speakers, self.speaker_languages)
         return index_of(self.languages, language, "language"), index_of(self.speakers, speaker, "speaker")
 
     def voice(
         self, speaker: str | None, language: str, reference: str | Path | None = None, said: str = ""
     ) -> AlignedVoice:
-        """A speaker's voice (the first one's if None); ValueError for a reference, which it cannot follow."""
+        """The voice of a speaker, or of one who speaks the language; ValueError for a reference: it follows none."""
         if reference is not None:
             raise ValueError(f"{self.folder}: an aligned-duration model has the voices it was trained on; name one of "
                              f"{', '.join(self.speakers)} instead of a reference")

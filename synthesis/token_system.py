@@ -19,7 +19,7 @@ from models.aligned_tts import Prosody
 from models.layers.sampling import Sampling
 from models.token_lm import Generated
 from synthesis.frames_to_wave import FramesToWave, WaveStream
-from synthesis.speech import Part, index_of
+from synthesis.speech import Part, index_of, speaker_for
 from synthesis.watch import SILENT_SECONDS, RepetitionWatch, longest_silence
 from text import Unspeakable, build_frontend
 from voice_folder import has_stage, require_stage
@@ -65,6 +65,7 @@ class TokenSystem:
         self.frontend = build_frontend(lm_config.text)
         self.frontend.check_state(lm_data["text"], str(lm_folder))
         self.languages, self.speakers = lm_data["languages"], lm_data["speakers"]
+        self.speaker_languages = lm_data["speaker_languages"]
         self.frames_per_symbol, self.code_frame_rate = lm_data["frames_per_symbol"], lm_data["codec"]["frame_rate"]
 
         if wave_data["codec"] is None and not isinstance(self.config.codec, MelCodecConfig):
@@ -123,21 +124,21 @@ class TokenSystem:
         return codec
 
     def check(self, language: str, speaker: str | None) -> tuple[int, int]:
-        """Ids of a language and a speaker (the first if None); ValueError for one that the model has not learned."""
-        speaker = speaker or self.speakers[0]
+        """Ids of a language and a speaker (one who speaks it if None); ValueError for one that was not learned."""
+        speaker = speaker or speaker_for(language, self.speakers, self.speaker_languages)
         return index_of(self.languages, language, "language"), index_of(self.speakers, speaker, "speaker")
 
     def voice(
         self, speaker: str | None, language: str, reference: str | Path | None = None, said: str = ""
     ) -> TokenVoice:
-        """A speaker's voice (the first one's if None), or that of a reference recording, in which the IPA `said` (if it
-        is known) is said. The decoder is then the named speaker's, or that of the nearest one.
+        """The voice of a speaker, or of one who speaks the language, or that of a reference recording, in which the
+        IPA `said` (if it is known) is said. The decoder is then the named speaker's, or that of the nearest one.
 
         ValueError for a speaker that was not learned, and for a recording that cannot be used.
         """
         _, speaker_id = self.check(language, speaker)
         if reference is None:
-            return TokenVoice(speaker_id, self._decoder_speaker(speaker or self.speakers[0]))
+            return TokenVoice(speaker_id, self._decoder_speaker(self.speakers[speaker_id]))
         prompt = self._prompt(reference, said)
         if speaker is None:
             language_id, _ = self.check(language, speaker)

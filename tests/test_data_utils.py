@@ -21,6 +21,7 @@ from data_utils import (
     clips_of_length,
     collate_items,
     in_turns,
+    main_languages,
     stream_batches,
 )
 from mel_processing import load_audio, log_mel
@@ -213,3 +214,8 @@ def test_strangers_among_the_held_out_clips_are_named():
 def test_speakers_take_turns():
     assert in_turns(["a", "a", "a", "b", "c", "b"], 5) == [0, 3, 4, 1, 5]
     assert in_turns([], 3) == []
+
+
+def test_main_languages():
+    speakers, languages = ["b", "a", "b", "b", "a"], ["de", "es", "en-us", "de", "es"]
+    assert main_languages(speakers, languages) == {"a": "es", "b": "de"}

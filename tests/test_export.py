@@ -38,7 +38,8 @@ def aligned_chain(own_chain):
     config = write_aligned_config()
     frontend = build_frontend(config.text)
     data = {"config": config.model_dump(), "text": frontend.state(), "speakers": ["bruno", "ella"],
-            "languages": ["de", "en-us"], "speaker_pitch": {"bruno": 110.3, "ella": 1 / 3}}
+            "speaker_languages": {"bruno": "de", "ella": "en-us"}, "languages": ["de", "en-us"],
+            "speaker_pitch": {"bruno": 110.3, "ella": 1 / 3}}
     torch.manual_seed(0)
     model, average = build_aligned_tts(config, data), build_aligned_tts(config, data)
     duration = average.predictors["duration"].out

@@ -13,6 +13,7 @@ from checkpoints import read_checkpoint, saved_steps, write_checkpoint
 from mel_processing import load_audio
 from models.layers.sampling import Sampling
 from synthesis.pieces import NO_MARK_PAUSE, SENTENCE_PAUSE
+from synthesis.speech import speaker_for
 from synthesize import Synthesizer, load_synthesizer, synthesize_text
 from text import split_sentences
 
@@ -189,7 +190,7 @@ def set_audio(checkpoint: dict) -> None:
     ("llm", lambda c: c["text"].update(frontend="bytes"), "trained with the frontend 'bytes', this is 'ipa'"),
     ("llm", lambda c: c["weights"].popitem() and c["ema"].popitem(), "weights do not fit this config: .* is missing"),
     ("llm", lambda c: c["config"].update(nonsense=1), "nonsense: unknown key"),
-    ("vocoder", lambda c: c.update(speakers=["a", "b", "c"]), "speaker 'bruno' is not among"),
+    ("vocoder", lambda c: c.update(speakers=["a", "b", "c"]), "speaker 'ella' is not among"),
     ("llm", lambda c: c.update(stage="vocoder"), "llm: holds checkpoints of stage vocoder"),
 ])
 def test_a_chain_that_does_not_fit_is_refused(own_chain, stage, edit, message):
@@ -268,3 +269,10 @@ def test_missing_and_damaged_stages(own_chain, caplog):
         Synthesizer("tiny")
     with pytest.raises(ValueError, match="checkpoints: no trained model; train one"):
         load_synthesizer()
+
+
+def test_without_a_name_someone_who_speaks_the_language_speaks(chain):
+    system = load_synthesizer("tiny").system
+    assert system.speaker_languages == {"bruno": "de", "ella": "en-us", "lucia": "es"}
+    assert [system.speakers[system.check(language, None)[1]] for language in ("de", "en-us", "es")] == system.speakers
+    assert speaker_for("fr", ["bruno"], {"bruno": "de"}) == "bruno"
