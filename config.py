@@ -83,6 +83,8 @@ class DataConfig(Section):
 
     training_filelist: str
     validation_filelist: str
+    validation_text: str | None = None
+    """The filelist with text that preprocess_ipa.py made validation_filelist from, for train.<stage>.evaluate."""
     codes: str = "data/codes"
     """Folder for the cached codes of both filelists."""
     durations: str = "data/durations"
@@ -395,7 +397,18 @@ class CodecStage(StageConfig):
     filelists, which keeps words at a low rate), adversarial and feature_matching (both or none)."""
 
 
-class LLMStage(StageConfig):
+class SpokenStage(StageConfig):
+    """A stage of which one can hear how it speaks."""
+
+    evaluate: Annotated[int, Field(ge=0)] = 0
+    """Held-out sentences that are spoken, or copied, and measured as evaluate.py does at every eval_interval;
+    G_best.pth is then chosen by them (character error rate first, then DNSMOS). 0: none, it is chosen by the loss.
+    Needs requirements-eval.txt and data.validation_text, and takes some seconds of a CPU a sentence."""
+    recognizer: str | None = None
+    """Folder of the Whisper or CTC model that hears them; null: PocketSphinx, for English alone."""
+
+
+class LLMStage(SpokenStage):
     """train.llm"""
 
     packing: bool = False
@@ -411,7 +424,7 @@ class LLMStage(StageConfig):
     """The weight of text falls linearly to 0 over so many steps; null: constant."""
 
 
-class VocoderStage(StageConfig):
+class VocoderStage(SpokenStage):
     """train.vocoder"""
 
     grad_clip: PositiveFloat = 1000.0
@@ -449,7 +462,7 @@ class VocoderStage(StageConfig):
         return self
 
 
-class AlignedStage(StageConfig):
+class AlignedStage(SpokenStage):
     """train.aligned"""
 
     loss_weights: dict[str, Annotated[float, Field(ge=0)]] = {
@@ -514,6 +527,10 @@ class Config(Section):
                 )
         if isinstance(self.codec, MelCodecConfig):
             self._check_codec(self.codec)
+        for name, stage in self.train:
+            if getattr(stage, "evaluate", 0) and self.data.validation_text is None:
+                raise ValueError(f"train.{name}.evaluate: what is said must be known, set data.validation_text to the "
+                                 "filelist with text that data.validation_filelist was made from")
         shortest = max([2048, self.audio.n_fft, *self.discriminators.fft_sizes]) // 2 + 1
         for name in ("segment_frames", "adversarial_frames"):
             frames = getattr(self.train.vocoder, name)

@@ -14,7 +14,7 @@ from plotting import curves_figure, save_figure
 
 log = logging.getLogger(__name__)
 
-NOT_LOSSES = ("gradient_norm", "learning_rate", "steps_per_second", "perplexity", "usage", "score")
+NOT_LOSSES = ("gradient_norm", "learning_rate", "steps_per_second", "perplexity", "usage", "score", "spoken")
 
 
 def read_curves(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
@@ -33,7 +33,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("-m", "--model", required=True)
     parser.add_argument("-o", "--output", type=Path, required=True, help="PNG")
-    parser.add_argument("--all", action="store_true", help="also learning rate, gradient norms, code usage, speed")
+    parser.add_argument("--all", action="store_true",
+                        help="also learning rate, gradient norms, code usage, speed, figures of speech")
     options = parser.parse_args()
 
     folder = Path("logs") / options.model

@@ -53,7 +53,7 @@ def train(config: Config, arguments) -> None:
     if not usable:
         raise ValueError(f"{config.data.durations}: no clip lies within data.min_seconds and max_seconds")
     rows = rows.select(usable)
-    held_out = held_out.select(in_turns(held_out["speaker"], VALIDATION_CLIPS))
+    held_out = held_out.select(in_turns(held_out["speaker"], max(VALIDATION_CLIPS, stage.evaluate)))
     if arguments.test_mode:
         handful = in_turns(rows["speaker"], max(TEST_CLIPS, len(speakers)))
         rows, held_out = rows.select(handful), held_out.select(range(min(2, len(held_out))))
@@ -67,7 +67,16 @@ def train(config: Config, arguments) -> None:
     torch.manual_seed(stage.seed)
     model = build_aligned_tts(config, metadata)
     model.set_statistics(statistics.mel_mean, statistics.mel_std, statistics.energy_mean, statistics.energy_std)
-    run = Run(stage_name="aligned", stage=stage, arguments=arguments, generator=model, metadata=metadata)
+    speech, scored_by = None, "loss"
+    if stage.evaluate:
+        from evaluation.held_out import HeldOutSpeech, wave_maker  # here, as it needs packages of its own
+
+        speech = HeldOutSpeech(held_out["path"], config, "aligned")
+        to_wave, maker = wave_maker(config, arguments.model)
+        scored_by = f"{speech.name}, {maker}"
+        log.info("the best checkpoint is chosen by %s", scored_by)
+    run = Run(stage_name="aligned", stage=stage, arguments=arguments, generator=model, metadata=metadata,
+              scored_by=scored_by)
     absent = {name for name, kind in OPTIONAL_LOSSES.items() if kind != config.aligned.decoder.kind}
     weights = {name: weight for name, weight in stage.loss_weights.items() if name not in absent}
 
@@ -85,7 +94,7 @@ def train(config: Config, arguments) -> None:
         return losses
 
     def validate(run: Run) -> dict[str, float]:
-        model, totals, errors, seconds = run.validation_network(), {}, [], [0.0, 0.0]
+        model, totals, errors, seconds, waves = run.validation_network(), {}, [], [0.0, 0.0], []
         torch.manual_seed(0)  # a flow is measured at the same times and noise every time
         for i in range(len(held_out_clips)):
             batch = run.to_device(collate_items([held_out_clips[i]]))
@@ -98,6 +107,8 @@ def train(config: Config, arguments) -> None:
             spoken = model.generate([batch["text"][0]], batch["speaker"], batch["language"])[0]
             for k, frames in enumerate((spoken.mel.shape[1], mel.shape[2])):
                 seconds[k] += frames / audio.frame_rate
+            if speech and i in speech.indices:
+                waves.append(to_wave(spoken.mel[None]))
             if i == 0:
                 run.log_figure("mel", mel_figure({
                     "recording": mel[0], "with the recording's prosody": made, "with its own": spoken.mel,
@@ -105,7 +116,8 @@ def train(config: Config, arguments) -> None:
                 run.log_audio("griffin_lim", griffin_lim(spoken.mel[None], audio)[0], audio.sample_rate)
         values = {name: sum(losses) / len(losses) for name, losses in totals.items()}
         mel_l1 = sum(errors) / len(errors)
-        return values | {"mel_l1": mel_l1, "duration_ratio": seconds[0] / seconds[1], "score": mel_l1}
+        values |= {"mel_l1": mel_l1, "duration_ratio": seconds[0] / seconds[1], "score": mel_l1}
+        return values | (speech.measure(waves) if speech else {})
 
     def encode(ipa: str) -> list[int]:
         return [frontend.bos_id, *frontend.encode(ipa), frontend.eos_id]

@@ -19,6 +19,8 @@ from data_utils import CodeSequences, check_known, collate_items, main_languages
 from lm_data import RowSequences, RowStream, collate_rows, collate_single, fitting
 from losses import token_cross_entropy, weighted_sum
 from models import build_token_lm, codec_data, load_codec
+from models.codec import MelCodec
+from models.layers.sampling import Sampling
 from text import build_frontend
 from training import Run, stage_arguments
 
@@ -79,7 +81,15 @@ def train(config: Config, arguments) -> None:
     ratios = torch.tensor([frames / n_symbols for n_symbols, frames in sizes])
     metadata["frames_per_symbol"] = float(torch.quantile(ratios, 0.995))
     held_out = held_out.select(fitting(held_out, frontend.encode, lm.positions_for, positions, "validation")[0])
-    run = Run(stage_name="llm", stage=stage, arguments=arguments, generator=lm, metadata=metadata)
+    speech, scored_by = None, "loss"
+    if stage.evaluate:
+        from evaluation.held_out import HeldOutSpeech, wave_maker  # here, as it needs packages of its own
+
+        speech = HeldOutSpeech(held_out["path"], config, "llm")
+        to_wave, maker = wave_maker(config, arguments.model)
+        scored_by = f"{speech.name}, {maker}"
+        log.info("the best checkpoint is chosen by %s", scored_by)
+    run = Run(stage_name="llm", stage=stage, arguments=arguments, generator=lm, metadata=metadata, scored_by=scored_by)
     if frontend.unknown:
         log.warning("unknown symbols in the training text: %s", dict(frontend.unknown.most_common(10)))
 
@@ -91,6 +101,21 @@ def train(config: Config, arguments) -> None:
 
     text_weight = stage.loss_weights.get("text")
 
+    def speak(run: Run, item: dict) -> Tensor:
+        """The wave (samples,) of a held-out clip's text, at most twice as long as its recording."""
+        ids, speaker, language = (torch.as_tensor(item[name], device=run.device)
+                                  for name in ("text", "speaker", "language"))
+        generator = torch.Generator(run.device).manual_seed(0)
+        codes = run.validation_network().generate(
+            [ids], speaker[None], language[None], [2 * item["codes"].shape[1]], Sampling(), generator
+        )[0].codes
+        if not codes.shape[1]:
+            return torch.zeros(0)
+        frames = torch.tensor([codes.shape[1]], device=run.device)
+        of_codec = codec.speakers.index(speakers[item["speaker"]]) if isinstance(codec, MelCodec) else 0
+        mel, _ = codec.to(run.device).decode_mel(codes[None], frames, torch.tensor([of_codec], device=run.device))
+        return to_wave(mel)
+
     def validate(run: Run) -> dict[str, float]:
         lm, totals = run.validation_network(), []
         items = CodeSequences(held_out, frontend.encode, speakers, languages)
@@ -99,7 +124,8 @@ def train(config: Config, arguments) -> None:
             losses, accuracy = lm_losses(lm, run.to_device(collate_items(batch)), with_text=bool(text_weight))
             totals.append(losses | {"accuracy": accuracy})
         values = {name: float(torch.stack([batch[name] for batch in totals]).mean()) for name in totals[0]}
-        return values | {"score": values["llm"]}
+        values["score"] = values["llm"]
+        return values | (speech.measure([speak(run, items[i]) for i in speech.indices]) if speech else {})
 
     voice_frames = tuple(math.ceil(seconds * codec.frame_rate) for seconds in VOICE_SECONDS)
     overhead = lm.voice_positions_for(1) - 1

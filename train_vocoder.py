@@ -12,6 +12,7 @@ checkpoint holds the language model, too, and speaks alone.
 """
 
 import logging
+import math
 from functools import partial
 from pathlib import Path
 
@@ -160,12 +161,22 @@ def train(config: Config, arguments) -> None:
     most = (8, 2) if arguments.test_mode else (len(clips), VALIDATION_CLIPS)
     dataset, clips, lengths = segments(clips, rows, "training", most[0], stage.segment_frames)
     validation_frames = int(VALIDATION_SECONDS * audio.frame_rate)
+    speech, scored_by = None, "loss"
+    if stage.evaluate:
+        from evaluation.held_out import HeldOutSpeech  # here, as it needs packages of its own
+
+        longest = max(audio_seconds(clip.path) for clip in held_out)
+        copied_set, copied, _ = segments(held_out, held_out_rows, "validation", max(most[1], stage.evaluate),
+                                         math.ceil(longest * audio.frame_rate))
+        speech = HeldOutSpeech([clip.path for clip in copied], config, "vocoder")
+        scored_by = f"copies of {speech.name}"
+        log.info("the best checkpoint is chosen by %s", scored_by)
     validation_set, held_out, _ = segments(held_out, held_out_rows, "validation", most[1], validation_frames)
     if config.vocoder.kind == "vocos" and config.vocoder.pretrained:
         load_published_vocos(generator.vocoder, config.vocoder.pretrained)
     run = Run(
         stage_name="vocoder", stage=stage, arguments=arguments, generator=generator,
-        discriminator=build_discriminators(config.discriminators), metadata=metadata,
+        discriminator=build_discriminators(config.discriminators), metadata=metadata, scored_by=scored_by,
     )
     # the weights of losses that this generator does not have
     absent = {"decoder_mel"} if stage.conditioning == "mel" else set()
@@ -208,6 +219,13 @@ def train(config: Config, arguments) -> None:
             run.update("generator", weighted_sum(losses, weights))
         return losses | {"discriminator": loss}
 
+    def copy(run: Run, index: int) -> Tensor:
+        """What becomes of a whole held-out clip, (samples,)."""
+        batch = run.to_device(collate_items([copied_set.segment(index, 0)]))
+        batch.pop("f0", None)
+        wave = generate_wave(run.validation_network(), batch, heard(run, batch, log_mel(batch["wave"], audio)))[1].wave
+        return wave[0, : int(audio_seconds(copied[index].path) * audio.sample_rate)]
+
     def validate(run: Run) -> dict[str, float]:
         network, errors, llm = run.validation_network(), [], []
         for i in range(len(validation_set)):
@@ -231,7 +249,8 @@ def train(config: Config, arguments) -> None:
                 if run.step == 0:
                     run.log_audio("recording", batch["wave"][0, :samples], audio.sample_rate)
         score = torch.stack(errors).mean()
-        return {"mel_l1": score, "score": score} | ({"llm": torch.stack(llm).mean()} if llm else {})
+        values = {"mel_l1": score, "score": score} | ({"llm": torch.stack(llm).mean()} if llm else {})
+        return values | (speech.measure([copy(run, i) for i in speech.indices], copies=True) if speech else {})
 
     stream = BatchStream(
         lengths, stage.batch_size, stage.seed, run.accelerator.process_index, run.accelerator.num_processes

@@ -136,6 +136,7 @@ def model_config(source: Path, folder: Path) -> Path:
     values = json.loads(source.read_text(encoding="utf-8"))
     values["data"] |= {
         "training_filelist": str(folder / "train_ipa.txt"), "validation_filelist": str(folder / "validation_ipa.txt"),
+        "validation_text": str(folder / "validation.txt"),
     } | {name: str(folder / name) for name in ("codes", "durations", "mels")}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.json"

@@ -79,10 +79,11 @@ class Run:
 
     def __init__(
         self, *, stage_name: str, stage: StageConfig, arguments: argparse.Namespace, generator: nn.Module,
-        discriminator: nn.Module | None = None, metadata: dict, root: str | Path = ".",
+        discriminator: nn.Module | None = None, metadata: dict, root: str | Path = ".", scored_by: str = "loss",
     ):
-        """`metadata` is stored in every G checkpoint beside the weights (config, text, speakers, ...)."""
-        self.stage_name, self.stage, self.metadata = stage_name, stage, metadata
+        """`metadata` is stored in every G checkpoint beside the weights (config, text, speakers, ...). `scored_by`:
+        what the validation's score is; after a resume the best one until then counts only if it was the same."""
+        self.stage_name, self.stage, self.metadata, self.scored_by = stage_name, stage, metadata, scored_by
         self.max_steps = min(stage.max_steps, arguments.max_steps or stage.max_steps)
         if arguments.test_mode:
             self.max_steps = min(10, self.max_steps)
@@ -446,7 +447,7 @@ class Run:
         scaler = self.accelerator.scaler
         content["training"] = {
             "optimizer": self.optimizers["generator"].state_dict(), "batches": self.batches, "best": self.best,
-            "scaler": scaler.state_dict() if scaler else None, "random": random_state(),
+            "scored_by": self.scored_by, "scaler": scaler.state_dict() if scaler else None, "random": random_state(),
         }
         if content["has_discriminator"]:
             # D before G: a G file is the sign that its pair is whole
@@ -507,7 +508,9 @@ class Run:
             return
         generator, discriminator = self._restored
         state = generator["training"]
-        self.step, self.batches, self.best = generator["step"], state["batches"], state["best"]
+        self.step, self.batches = generator["step"], state["batches"]
+        if state.get("scored_by", "loss") == self.scored_by:
+            self.best = state["best"]
         self.optimizers["generator"].load_state_dict(state["optimizer"])
         if discriminator:
             self.optimizers["discriminator"].load_state_dict(discriminator["training"]["optimizer"])

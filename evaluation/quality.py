@@ -1,5 +1,4 @@
-"""All figures of one utterance, and their means over a few: for evaluate.py, and for a training that asks now and
-then how it sounds."""
+"""All figures of one utterance, and their means over a few."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +12,7 @@ from evaluation.delivery import measure_delivery, speech_only
 from evaluation.fidelity import compare_copy, copy_mel_l1
 from evaluation.metrics import METRICS
 from evaluation.naturalness import predict_opinion
-from evaluation.recognition import Recognizer, load_recognizer
+from evaluation.recognition import Recognizer
 from evaluation.words import comparable, count_errors
 from mel_processing import resample
 
@@ -73,19 +72,3 @@ def summarise(utterances: Sequence[Mapping]) -> dict[str, Estimate]:
             weights = [figures[metric.weight] for figures in having] if metric.weight else None
             summary[name] = estimate([figures[name] for figures in having], weights)
     return summary
-
-
-def measure(
-    waves: Sequence[Tensor], texts: Sequence[str], sample_rate: int, language: str,
-    recordings: Sequence[Tensor] | None = None, recognizer: Recognizer | None = None,
-) -> dict[str, float]:
-    """The mean of every metric that can be had of waves (samples,) that are to say `texts`, by its name in `METRICS`.
-
-    For use during training: takes about 2 s of a CPU an utterance. Without a `recognizer`, PocketSphinx, which gives
-    error rates for English alone.
-    """
-    recognizer = recognizer or load_recognizer()
-    real = recordings or [None] * len(waves)
-    utterances = [measure_utterance(wave, text, sample_rate, language, recognizer, recording)
-                  for wave, text, recording in zip(waves, texts, real, strict=True)]
-    return {name: value.mean for name, value in summarise(utterances).items()}

@@ -30,7 +30,7 @@ from evaluation.bootstrap import estimate
 from evaluation.delivery import measure_delivery, speech_only
 from evaluation.fidelity import compare_copy, copy_mel_l1
 from evaluation.naturalness import predict_opinion
-from evaluation.quality import measure, summarise
+from evaluation.quality import measure_utterance, summarise
 from evaluation.recognition import load_recognizer
 from evaluation.utterances import Utterance, find_waves, read_utterances
 from evaluation.words import comparable, count_errors
@@ -261,15 +261,17 @@ def test_folder_without_a_recognizer(tmp_path):
         load_recognizer(tmp_path)
 
 
-def test_measure_gives_means_of_what_can_be_had(spoken):
-    waves, texts = zip(*spoken[:1], strict=True)
-    figures = measure(waves, texts, RATE, "en-us", waves)
+def test_an_utterance_has_the_figures_that_can_be_had(spoken):
+    recognizer = load_recognizer()
+    wave, text = spoken[0]
+    figures = measure_utterance(wave, text, RATE, "en-us", recognizer, wave)
     assert figures["mcd"] == 0
     assert 0 <= figures["cer"] < 1.5
     assert 1 < figures["dnsmos"] < 5
     assert "pesq" not in figures
-    assert measure([torch.zeros(100)], ["eins"], RATE, "de") == {}
-    assert measure([torch.zeros(RATE)], ["one two"], RATE, "en-us") == {"cer": 1.0, "wer": 1.0}
+    assert measure_utterance(torch.zeros(100), "eins", RATE, "de", recognizer) == {}
+    silent = measure_utterance(torch.zeros(RATE), "one two", RATE, "en-us", recognizer)
+    assert (silent["cer"], silent["wer"], silent.get("dnsmos")) == (1.0, 1.0, None)
 
 
 def test_summary_is_of_those_that_have_a_value():
