@@ -4,7 +4,9 @@ import statistics
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from benchmarking.machine import device, peak_memory_gb, seconds_of
 from benchmarking.networks import build_decoder_and_vocoder, build_lm, codec_sizes
@@ -13,13 +15,16 @@ from config import Config
 from decoding.engine import Decoder
 from models.layers.delay import steps_for
 from models.layers.sampling import Sampling
+from synthesis.frames_to_wave import FramesToWave, WaveStream
 
+FIRST_SOUNDS = 20
+PERCENTILES = (50, 90, 99)
 PARTS = {"lm": "text -> codes", "decoder": "codes -> mel", "vocoder": "mel -> wave"}
 
 
 def measure_synthesis(config: Config, repeats: int, seconds: int) -> dict:
-    """LM steps a second, seconds of each part per second of audio, and how many times real time the chain is; medians
-    of `repeats`. Without a mel decoder in the config, there is no chain (None).
+    """LM steps a second, seconds of each part per second of audio, and how many times real time the chain is, medians
+    of `repeats`; and how soon it is first heard. Without a mel decoder in the config, there is no chain (None).
 
     ValueError if a sentence of `seconds` is longer than the language model's positions.
     """
@@ -64,8 +69,30 @@ def measure_synthesis(config: Config, repeats: int, seconds: int) -> dict:
         "lm_steps_per_second": lm_steps / audio_seconds / per_second["lm"],
         "seconds_per_audio_second": per_second,
         "times_real_time": 1 / sum(per_second.values()) if decoder is not None else None,
+        "first_sound": None if decoder is None else measure_first_sound(
+            fast_lm, FramesToWave(decoder, vocoder, config.audio, codec["frame_rate"]), text, T, hidden),
         "precision": "fp32", "peak_memory_gb": peak_memory_gb(),
     }
+
+
+def measure_first_sound(
+    fast_lm: Decoder, to_wave: FramesToWave, text: Tensor, max_frames: int, hidden: bool
+) -> dict[str, float]:
+    """Of one stream at a time: seconds from the symbols `text` (L,) to the first samples, percentiles of FIRST_SOUNDS
+    streams, and how many code frames these samples wait for."""
+    zero, frames = torch.zeros(1, dtype=torch.long, device=text.device), 0
+
+    def first_sound() -> None:
+        nonlocal frames
+        waves = WaveStream(to_wave, 0)
+        for generated in fast_lm.stream(text, zero, zero, max_frames, Sampling(), with_states=hidden):
+            frames = generated.codes.shape[1]
+            if len(waves.more(generated.states if hidden else generated.codes, generated.finish_reason is not None)):
+                break
+
+    first_sound()  # measures how far the networks hear
+    seconds = [seconds_of(first_sound) for _ in range(FIRST_SOUNDS)]
+    return {f"p{share}": float(np.percentile(seconds, share)) for share in PERCENTILES} | {"frames": frames}
 
 
 def synthesis_lines(figures: dict) -> list[str]:
@@ -76,6 +103,9 @@ def synthesis_lines(figures: dict) -> list[str]:
     ]
     lines += [f"{PARTS[part]:24} {seconds:8.4f} s per second of audio"
               for part, seconds in figures["seconds_per_audio_second"].items()]
+    if first := figures["first_sound"]:
+        percentiles = ", ".join(f"{first[f'p{share}']:.4f} s (p{share})" for share in PERCENTILES)
+        lines.append(f"{'first sound':24} {percentiles}, after {first['frames']} code frames")
     chain = figures["times_real_time"]
     return [*lines, f"{'whole chain':24} {chain:8.3f} times real time" if chain else
             "no chain: the vocoder is trained on mel, and the codec has no mel decoder"]

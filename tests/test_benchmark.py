@@ -52,6 +52,9 @@ def test_every_figure_of_the_tiny_config(tmp_path, monkeypatch):
     assert synthesis["audio_seconds"] == pytest.approx(1, abs=0.1)
     assert synthesis["seconds_per_audio_second"].keys() == PARTS
     assert synthesis["times_real_time"] * sum(synthesis["seconds_per_audio_second"].values()) == pytest.approx(1)
+    first = synthesis["first_sound"]
+    assert 0 < first["p50"] <= first["p90"] <= first["p99"] < 60
+    assert 6 < first["frames"] <= 21  # at most all of the second
     lm_seconds = synthesis["seconds_per_audio_second"]["lm"] * synthesis["audio_seconds"]
     assert synthesis["lm_steps"] / synthesis["lm_steps_per_second"] == pytest.approx(lm_seconds)
 
@@ -71,6 +74,7 @@ def test_vocoder_on_mel_and_encodec_are_no_chain():
     config = config.model_copy(update={"codec": EncodecConfig(bandwidth=1.5), "train": train})
     results = measure_synthesis(config, repeats=1, seconds=1)
     assert results["times_real_time"] is None
+    assert results["first_sound"] is None
     assert results["seconds_per_audio_second"].keys() == PARTS - {"decoder"}
     assert results["lm_steps"] == 75 + 1
 

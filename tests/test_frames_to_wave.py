@@ -7,6 +7,7 @@ from torch import nn
 from config import (
     AudioConfig,
     FSQConfig,
+    HarmonicVocosConfig,
     HiddenDecoderConfig,
     MelCodecConfig,
     MultibandISTFTConfig,
@@ -22,6 +23,7 @@ from synthesis.frames_to_wave import FramesToWave, Reach, WaveStream
 VOCODERS = {
     "multiband": MultibandISTFTConfig(hidden_size=8, resblock_kernel_sizes=[3, 7], resblock_dilations=[1, 5]),
     "vocos": VocosConfig(hidden_size=16, intermediate_size=16, n_layers=3),
+    "harmonic": HarmonicVocosConfig(hidden_size=16, intermediate_size=16, n_layers=2),
 }
 DECODERS = {"codec": 22050 / 256 / 4, "tokens": 75.0, "many tokens": 200.0, "hidden": 21.5}
 FRAMES = 150
@@ -62,9 +64,9 @@ def streamed(to_wave: FramesToWave, frames: torch.Tensor) -> list[torch.Tensor]:
     return [waves.more(frames[:, :count], ended=count == n_frames) for count in range(1, n_frames + 1)]
 
 
-def assert_equal(found: torch.Tensor, expected: torch.Tensor) -> None:
+def assert_equal(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:
     assert found.shape == expected.shape
-    assert (found - expected).abs().max() < 1e-5 * max(1, expected.abs().max())
+    assert (found - expected).abs().max() < tolerance * max(1, expected.abs().max())
 
 
 @pytest.mark.parametrize("padding", ["same", "center"])
@@ -74,7 +76,8 @@ def test_chunks_joined_are_the_wave(kind, vocoder, padding):
     to_wave, frames = make(kind, vocoder, padding), said(kind)
     whole = to_wave.wave(frames, 1)
     chunks = streamed(to_wave, frames)
-    assert_equal(torch.cat(chunks), whole)
+    # the phase of pulses adds up the rounding of every f0 before
+    assert_equal(torch.cat(chunks), whole, 1e-4 if vocoder == "harmonic" else 1e-5)
     lengths = [len(chunk) for chunk in chunks if len(chunk)]
     assert len(lengths) > 3
     assert max(lengths[:-1]) <= 2 * 22050
