@@ -70,7 +70,8 @@ def _built_chain(tmp_path_factory):
     folder = shared / "chain"
     with FileLock(shared / "chain.lock"), pytest.MonkeyPatch.context() as patch:
         if not (folder / "finished").exists():
-            patch.setattr("logging.root.level", logging.INFO)  # for train.log
+            level = logging.root.level
+            logging.root.setLevel(logging.INFO)  # for train.log; an attribute would leave the loggers' cache as it is
             folder.mkdir()
             patch.chdir(folder)
             config = write_config()
@@ -81,6 +82,7 @@ def _built_chain(tmp_path_factory):
             run_script("preprocess_codes", "-c", config, "-m", "tiny")
             run_script("train_llm", "-c", config, "-m", "tiny")
             run_script("train_vocoder", "-c", config, "-m", "tiny")
+            logging.root.setLevel(level)
             (folder / "finished").touch()
     return folder
 
