@@ -9,7 +9,9 @@ RUN := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(PY)
 
 .PHONY: demo voice test lint clean-demo
 
-demo: $(VENV)/installed  ## demo corpus, every stage for a short while, a wav and a mel picture in outputs/
+demo: $(VENV)/installed  ## the voice that comes along, then a corpus and every stage for a short while; see outputs/
+	$(RUN) synthesize.py --text "Hello world. This is the voice that comes with the repository." \
+	    -o outputs/hello.wav --mel outputs/hello.png
 	$(RUN) make_demo_corpus.py -o data/demo
 	$(RUN) preprocess_ipa.py -i data/demo/train.txt -o data/demo/train_ipa.txt
 	$(RUN) preprocess_ipa.py -i data/demo/validation.txt -o data/demo/validation_ipa.txt

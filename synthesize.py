@@ -1,6 +1,6 @@
 """Speaks: text or IPA -> wave, with a trained model.
 
-    python3 synthesize.py -m my_model --text "Hello world" -o hello.wav
+    python3 synthesize.py --text "Hello world" -o hello.wav
     python3 synthesize.py -m my_model --ipa "həlˈoʊ wˈɜːld" -l en-us -o hello.wav
     python3 synthesize.py -m my_model -i filelists/sentences.txt -o outputs/
     python3 synthesize.py -m my_model --text-file book.txt -o book.flac
@@ -11,7 +11,7 @@
 From Python or a notebook:
 
     from synthesize import synthesize_text
-    samples, sample_rate = synthesize_text("Hello world", language="en-us", model="my_model")
+    samples, sample_rate = synthesize_text("Hello world")
 """
 
 import argparse
@@ -30,34 +30,24 @@ from mel_processing import audio_format, log_mel, save_audio
 from models.aligned_tts import Prosody
 from models.layers.sampling import Sampling
 from plotting import mel_figure, save_figure
-from synthesis import is_trained
 from synthesis.synthesizer import BATCH_SIZE, RETRIES, Synthesizer
 from synthesis.timings import check_timings_path, save_timings
 from synthesis.writing import write_file, write_pcm
 
 log = logging.getLogger(__name__)
 
-DEFAULT_VOICE = Path("voices/default")  # speaks where nothing is trained and none is named
+DEFAULT_VOICE = str(Path(__file__).parent / "voices" / "default")
 STANDARD_OUTPUT = Path("-")
 
 
 @lru_cache(maxsize=4)
-def load_synthesizer(model: str | None = None, checkpoints: str = "checkpoints") -> Synthesizer:
-    """A model, loaded once per process; without a name, the one trained last, else DEFAULT_VOICE."""
-    if model is None:
-        trained = [folder for folder in Path(checkpoints).glob("*") if is_trained(folder)]
-        if not trained:
-            if DEFAULT_VOICE.is_dir():
-                return load_synthesizer(str(DEFAULT_VOICE), checkpoints)
-            raise ValueError(f"{checkpoints}: no trained model; train one (see README), name one with -m, or export "
-                             f"one: python3 export.py -m MODEL -o {DEFAULT_VOICE}")
-        model = max(trained, key=lambda p: (p / "vocoder").stat().st_mtime).name
-        log.info("model %s (the one trained last)", model)
-    return Synthesizer(model, checkpoints)
+def load_synthesizer(model: str = DEFAULT_VOICE) -> Synthesizer:
+    """A model, or the voice that comes with the repository, loaded once per process."""
+    return Synthesizer(model)
 
 
 def synthesize_text(
-    text: str, language: str = "en-us", speaker: str | None = None, model: str | None = None,
+    text: str, language: str = "en-us", speaker: str | None = None, model: str = DEFAULT_VOICE,
     output_path: str | Path | None = None, times_path: str | Path | None = None, **options,
 ) -> tuple[Tensor, int]:
     """Speaks text: samples (n,) float32 and their rate, also written to `output_path` if given.
@@ -85,7 +75,7 @@ def synthesize(ipa: str, language: str = "en-us", **options) -> tuple[Tensor, in
 
 
 def synthesize_progressively(
-    text: str, language: str, speaker: str | None, model: str | None, output: Path, times_path: Path | None = None,
+    text: str, language: str, speaker: str | None, model: str, output: Path, times_path: Path | None = None,
     **options,
 ) -> None:
     """Speaks text of any length, writing it while it is spoken, to a file or, as raw 16-bit samples as early as can be,
@@ -164,8 +154,8 @@ def spoken_with(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("-m", "--model", help="name under checkpoints/, or an exported "
-                        f"voice's folder; if not given, the one trained last, else {DEFAULT_VOICE}")
+    parser.add_argument("-m", "--model", default=DEFAULT_VOICE, help="name under checkpoints/, or an exported voice's "
+                        "folder; the voice that comes with the repository if not given")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", help="text to speak")
     source.add_argument("--ipa", help="IPA to speak")

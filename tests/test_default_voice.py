@@ -1,0 +1,36 @@
+"""The voice that comes with the repository."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from synthesis.timings import spoken_intervals
+from synthesize import DEFAULT_VOICE, load_synthesizer, synthesize_text
+from voice_folder import read_model
+
+
+@pytest.mark.parametrize(("text", "language", "speaker"), [
+    ("Hello world.", "en-us", None),
+    ("The quick brown fox jumps over the lazy dog.", "en-us", "kathleen"),
+    ("Guten Tag, wie geht es dir?", "de", None),
+    ("Goedemorgen, hoe gaat het met u?", "nl", "nathalie"),
+    ("Ik ben er morgen weer.", "nl", "flemishguy"),
+])
+def test_it_speaks(text, language, speaker):
+    samples, sample_rate = synthesize_text(text, language, speaker)
+    assert sample_rate == 22050
+    speech = load_synthesizer().speak(text, language, speaker)
+    assert torch.equal(samples, speech.samples)
+    assert len(spoken_intervals(speech.parts, "words")) == len(text.split())
+    assert 0.04 < speech.seconds / len(text) < 0.12
+    loud = samples.unfold(0, 512, 256).std(1) > 0.01
+    assert 0.4 < loud.float().mean() < 1
+
+
+def test_it_is_small_and_says_what_it_is_made_of():
+    folder = Path(DEFAULT_VOICE)
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 40e6
+    assert read_model(folder).stages.keys() == {"aligned", "vocoder"}
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert all(name in card for name in ("CC0", *load_synthesizer().speakers))
