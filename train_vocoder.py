@@ -38,26 +38,18 @@ from data_utils import (
     stream_batches,
 )
 from lm_data import SpokenSegments, fitting
-from losses import (
-    discriminator_loss,
-    f0_cross_entropy,
-    generator_losses,
-    mel_l1,
-    reconstruction_losses,
-    token_cross_entropy,
-    weighted_sum,
-)
+from losses import token_cross_entropy
 from mel_processing import audio_seconds, frames_for, log_mel
 from mels_cache import load_mels
 from models import build_wave_generator, codec_data, generate_wave, load_codec
 from models.codec import MelCodec
 from models.discriminators import build_discriminators
-from models.layers.crop import crop_mel, crop_wave, random_crop
 from models.vocoder import load_published_vocos
 from plotting import mel_figure
 from prosody import fundamental_frequency
 from text import build_frontend
 from training import Run, stage_arguments
+from vocoder_step import vocoder_loss_weights, vocoder_step
 
 log = logging.getLogger(__name__)
 
@@ -178,52 +170,29 @@ def train(config: Config, arguments) -> None:
         stage_name="vocoder", stage=stage, arguments=arguments, generator=generator,
         discriminator=build_discriminators(config.discriminators), metadata=metadata, scored_by=scored_by,
     )
-    # the weights of losses that this generator does not have
-    absent = {"decoder_mel"} if stage.conditioning == "mel" else set()
-    absent |= {"subband_stft"} if config.vocoder.kind != "multiband_istft" else set()
-    absent |= {"f0"} if f0_of is None else set()
-    absent |= set() if stage.joint else {"llm"}
-    weights = {name: weight for name, weight in stage.loss_weights.items() if name not in absent}
-    adversarial = {"adversarial", "feature_matching"}
+    weights = vocoder_loss_weights(config)
+
+    def predicted_mel(run: Run, batch: dict) -> Tensor | None:
+        """What the vocoder is given in place of the recording's mel from predicted_start on."""
+        return None if stage.predicted_start is None or run.step < stage.predicted_start else batch["predicted_mel"]
 
     def heard(run: Run, batch: dict, mel: Tensor) -> Tensor:
-        """The mel that the vocoder is given: the recording's or, from predicted_start on, the predicted one."""
-        return mel if stage.predicted_start is None or run.step < stage.predicted_start else batch["predicted_mel"]
+        predicted = predicted_mel(run, batch)
+        return mel if predicted is None else predicted
 
     def training_step(run: Run, batch: dict) -> dict[str, Tensor]:
         batch = run.to_device(batch)
-        mel, crop = log_mel(batch["wave"], audio), None
-        if stage.adversarial_frames and run.step >= stage.adversarial_start:
-            crop = random_crop(mel, frames_for(stage.adversarial_frames * audio.hop_length, audio))
-        decoded_mel, output, *predicted = generate_wave(run.generator, batch, heard(run, batch, mel), crop)
-        wave = crop_wave(batch["wave"], output.wave.shape[1], audio.hop_length, crop)
-        losses = reconstruction_losses(
-            output.wave, wave, mel if crop is None else log_mel(wave, audio), audio, fake_subbands=output.subbands,
-            real_subbands=run.unwrapped().vocoder.analysis(wave),
+        return vocoder_step(
+            run, batch, config, weights, adversarial=run.step >= stage.adversarial_start,
+            predicted_mel=predicted_mel(run, batch),
         )
-        if output.f0_logits is not None:
-            targets = run.unwrapped().vocoder.f0_bins.targets(crop_mel(batch["f0"], crop))
-            losses["f0"] = f0_cross_entropy(output.f0_logits, targets)
-        if decoded_mel is not None:
-            losses["decoder_mel"] = mel_l1(decoded_mel, mel)
-        if predicted:
-            losses["llm"] = token_cross_entropy(*predicted)
-        if run.step < stage.adversarial_start:
-            run.update("generator", weighted_sum(losses, {n: w for n, w in weights.items() if n not in adversarial}))
-            return losses
-
-        loss = discriminator_loss(run.discriminator, output.wave, wave)
-        run.update("discriminator", loss)
-        with run.frozen("discriminator") as discriminator:
-            losses |= generator_losses(discriminator, output.wave, wave)
-            run.update("generator", weighted_sum(losses, weights))
-        return losses | {"discriminator": loss}
 
     def copy(run: Run, index: int) -> Tensor:
         """What becomes of a whole held-out clip, (samples,)."""
         batch = run.to_device(collate_items([copied_set.segment(index, 0)]))
         batch.pop("f0", None)
-        wave = generate_wave(run.validation_network(), batch, heard(run, batch, log_mel(batch["wave"], audio)))[1].wave
+        mel = log_mel(batch["wave"], audio)
+        wave = generate_wave(run.validation_network(), batch, heard(run, batch, mel))[1].wave
         return wave[0, : int(audio_seconds(copied[index].path) * audio.sample_rate)]
 
     def validate(run: Run) -> dict[str, float]:

@@ -17,24 +17,14 @@ from benchmarking.networks import build_aligned, build_codec, build_lm, chain_si
 from config import CodecStage, Config, MelCodecConfig, VocoderStage
 from data_utils import DEFAULT_SPEAKER, Clip, CodeSequences, Draw, WaveSegments, collate_items
 from lm_data import SpokenSegments
-from losses import (
-    aligned_losses,
-    codec_losses,
-    discriminator_loss,
-    f0_cross_entropy,
-    generator_losses,
-    mel_l1,
-    reconstruction_losses,
-    token_cross_entropy,
-    weighted_sum,
-)
-from mel_processing import frames_for, log_mel, save_audio
-from models import build_wave_generator, generate_wave
+from losses import aligned_losses, codec_losses, token_cross_entropy, weighted_sum
+from mel_processing import log_mel, save_audio
+from models import build_wave_generator
 from models.discriminators import build_discriminators
-from models.layers.crop import crop_mel, crop_wave, random_crop
 from models.token_lm import CONDITIONS
 from prosody import fundamental_frequency
 from training import Run, stage_arguments
+from vocoder_step import vocoder_loss_weights, vocoder_step
 
 WARM_UP_STEPS = 2
 SYMBOLS_PER_SECOND = 15  # IPA of English read aloud
@@ -152,32 +142,8 @@ def seconds_that_fit(config: Config, codec: dict) -> float:
 def prepare_vocoder(config: Config, folder: Path, adversarial: bool) -> Prepared:
     stage, audio = config.train.vocoder, config.audio
     sizes = {"speakers": [""]} if stage.conditioning == "mel" else chain_sizes(config)
-
-    def training_step(run: Run, batch: dict) -> dict[str, Tensor]:
-        mel, crop = log_mel(batch["wave"], audio), None
-        if adversarial and stage.adversarial_frames:
-            crop = random_crop(mel, frames_for(stage.adversarial_frames * audio.hop_length, audio))
-        decoded_mel, output, *predicted = generate_wave(run.generator, batch, mel, crop)
-        wave = crop_wave(batch["wave"], output.wave.shape[1], audio.hop_length, crop)
-        losses = reconstruction_losses(
-            output.wave, wave, mel if crop is None else log_mel(wave, audio), audio, fake_subbands=output.subbands,
-            real_subbands=run.unwrapped().vocoder.analysis(wave),
-        )
-        if output.f0_logits is not None:
-            targets = run.unwrapped().vocoder.f0_bins.targets(crop_mel(batch["f0"], crop))
-            losses["f0"] = f0_cross_entropy(output.f0_logits, targets)
-        losses |= {} if decoded_mel is None else {"decoder_mel": mel_l1(decoded_mel, mel)}
-        losses |= {"llm": token_cross_entropy(*predicted)} if predicted else {}
-        weights = stage.loss_weights
-        if not adversarial:
-            run.update("generator", weighted_sum(losses, {name: weights[name] for name in losses}))
-            return losses
-        run.update("discriminator", discriminator_loss(run.discriminator, output.wave, wave))
-        with run.frozen("discriminator") as discriminator:
-            losses |= generator_losses(discriminator, output.wave, wave)
-            run.update("generator", weighted_sum(losses, {name: weights[name] for name in losses}))
-        return losses
-
+    training_step = partial(
+        vocoder_step, config=config, weights=vocoder_loss_weights(config), adversarial=adversarial)
     generator = build_wave_generator(config, sizes)
     networks = {"generator": generator, "discriminator": build_discriminators(config.discriminators)}
     f0_of = partial(fundamental_frequency, audio=audio) if generator.vocoder.needs_f0 else None

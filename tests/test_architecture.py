@@ -12,6 +12,7 @@ LIBRARIES = {
     "cli": set(), "plotting": set(), "checkpoints": set(), "codes_cache": set(), "config": set(),
     "mel_processing": {"config"}, "voice_folder": {"checkpoints"},
     "training": {"config", "checkpoints", "optimization", "random_state", "step_clock", "voice_folder"},
+    "vocoder_step": {"config", "losses", "mel_processing", "models", "training"},
     "optimization": {"config"}, "random_state": set(), "step_clock": set(), "losses": {"mel_processing"},
     "data_utils": {"text", "mel_processing", "config"}, "lm_data": {"data_utils"}, "voice_prompts": {"mel_processing"},
     "prosody": {"config", "mel_processing"}, "aligned_data": {"data_utils", "mel_processing", "prosody"},
