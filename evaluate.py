@@ -27,7 +27,7 @@ from torch import Tensor
 
 import cli
 from synthesis import is_trained
-from synthesize import Synthesizer
+from synthesis.synthesizer import Synthesizer, model_folder
 from training import positive
 
 
@@ -53,7 +53,7 @@ def speaker_of(model: str, checkpoints: Path, seed: int):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-m", "--model", help="name under checkpoints/")
+    parser.add_argument("-m", "--model", help="name under checkpoints/, or an exported voice's folder")
     parser.add_argument("--wavs", type=Path, metavar="FOLDER", help="speech made elsewhere, named as the lines' paths")
     parser.add_argument("-i", "--input", type=Path, nargs="+", required=True, metavar="FILELIST")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
@@ -67,9 +67,9 @@ def main() -> None:
     from evaluation.run import evaluate  # here, so that packages it lacks are named in one sentence
 
     checkpoints, synthesis = Path("checkpoints"), None
-    folder = checkpoints / arguments.model if arguments.model else None
+    folder = model_folder(arguments.model, checkpoints) if arguments.model else None
     if folder and not folder.is_dir():
-        raise ValueError(f"{folder}: no such model; name one under {checkpoints}")
+        raise ValueError(f"{folder}: no such model; name one under {checkpoints}, or an exported voice's folder")
     if folder and is_trained(folder):
         synthesis = speaker_of(arguments.model, checkpoints, arguments.seed)
     evaluate(

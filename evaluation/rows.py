@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from checkpoints import require_checkpoint, saved_steps
 from config import Config, MelCodecConfig, parse_config
 from data_utils import DEFAULT_SPEAKER
 from mel_processing import frames_for, griffin_lim, log_mel, resample
 from models import CodesToWave, build_wave_generator, load_codec, load_network
+from voice_folder import has_stage, require_stage
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +36,12 @@ class Copier:
     """What a model's networks make of recordings."""
 
     def __init__(self, folder: Path):
-        """`folder`: a model's, with checkpoints of a codec, a vocoder or both. ValueError if it has neither, or if
+        """`folder`: a model's, with a codec, a vocoder or both. ValueError if it has neither, or if
         their mels differ."""
         stages = {name: _stage(folder, name) for name in ("codec", "vocoder")}
         trained = {name: data for name, data in stages.items() if data}
         if not trained:
-            raise ValueError(f"{folder}: has neither a codec nor a vocoder checkpoint; train one first")
+            raise ValueError(f"{folder}: has neither a codec nor a vocoder; train one first")
         configs = {name: parse_config(data["config"], f"the config in {folder / name}")
                    for name, data in trained.items()}
         self.folder, self.steps = folder, {name: data["step"] for name, data in trained.items()}
@@ -113,7 +113,7 @@ class Copier:
 
 def _stage(folder: Path, name: str) -> dict | None:
     command = f"python3 train_{name}.py -c CONFIG -m {folder.name}"
-    return require_checkpoint(folder / name, command) if saved_steps(folder / name) else None
+    return require_stage(folder / name, command) if has_stage(folder / name) else None
 
 
 def _speaker_id(speakers: list[str], speaker: str, where: Path) -> int:

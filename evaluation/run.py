@@ -7,13 +7,13 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
-from checkpoints import saved_steps
 from evaluation.quality import Figures, measure_utterance
 from evaluation.recognition import load_recognizer
 from evaluation.report import TOTAL, write_report
 from evaluation.rows import COPIES, ROWS, Copier
 from evaluation.utterances import Utterance, find_waves, native_rate, read_utterances
 from mel_processing import load_audio, save_audio
+from voice_folder import has_stage
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def evaluate(
 ) -> list[Figures]:
     """Makes and measures every row that there is of every line; the figures of each, which the report is made of.
 
-    `folder`: of a model's checkpoints, for copies; `synthesis`: how the model speaks a line; `waves`: a folder with
+    `folder`: a model or an exported voice, for copies; `synthesis`: how the model speaks a line; `waves`: a folder with
     the speech instead. `rows`: those of `ROWS` to keep. ValueError for anything that keeps a line from being measured.
     """
     unknown = sorted(set(rows or ()) - set(ROWS))
@@ -38,7 +38,7 @@ def evaluate(
     recorded = [utterance for utterance in utterances if utterance.recording]
     copier = None
     wants_copies = rows is None or set(rows) & set(COPIES)
-    if folder and recorded and wants_copies and any(saved_steps(folder / stage) for stage in ("codec", "vocoder")):
+    if folder and recorded and wants_copies and any(has_stage(folder / stage) for stage in ("codec", "vocoder")):
         copier = Copier(folder)
     makers = _makers(recorded, copier, synthesis, find_waves(waves, utterances) if waves else None)
     chosen = [row for row in ROWS if rows is None or row in rows]

@@ -22,7 +22,7 @@ LIBRARIES = {
     "durations_cache": set(), "mels_cache": {"config"},
     "alignments": {"alignments", "config", "mel_processing", "data_utils", "text"},
     "evaluation": {"evaluation", "config", "checkpoints", "data_utils", "losses", "mel_processing", "models",
-                   "plotting", "preprocessing", "prosody"},
+                   "plotting", "preprocessing", "prosody", "voice_folder"},
     "decoding": {"decoding", "models"},
     "synthesis": {"synthesis", "decoding", "alignments.textgrids", "config", "checkpoints", "mel_processing", "models",
                   "preprocessing.speech", "text", "voice_folder", "voice_prompts"},

@@ -61,6 +61,14 @@ def test_rows_of_a_model(filelist, tmp_path, caplog):
         assert [row["name"] for row in csv.DictReader(file)] == [row["name"] for row in rows]
 
 
+def test_an_exported_voice_is_measured_as_its_checkpoints_are(filelist, tmp_path):
+    run_script("export", "-m", "tiny", "-o", tmp_path / "voice", "--precision", "fp32")
+    for model, out in (("tiny", "a"), (tmp_path / "voice", "b")):
+        run_script("evaluate", "-m", model, "-i", filelist, "-o", tmp_path / out, "--limit", 1,
+                   "--rows", "codec_vocoder", "synthesis")
+    assert figures(tmp_path / "a") == figures(tmp_path / "b")
+
+
 def test_waves_made_elsewhere(chain, tmp_path):
     clips = [clip for clip in read_filelist("data/train.txt") if clip.language.startswith("en")][:1]
     (tmp_path / "list.txt").write_text("".join(f"{clip.path.stem}.wav|{clip.text}\n" for clip in clips))
