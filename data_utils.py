@@ -17,11 +17,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from config import DataConfig
 from mel_processing import AudioConfig, audio_seconds, frames_for, load_audio
+from text_files import read_text
 
 log = logging.getLogger(__name__)
 
 DEFAULT_SPEAKER = "default"
 DEFAULT_LANGUAGE = "und"  # ISO 639: undetermined
+F0_CONTEXT = 8  # mel frames on either side of a segment that its f0 is found with
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,7 @@ def read_filelist(path: str | Path, needs_text: bool = True) -> list[Clip]:
     (where the stage needs one), a path given twice. The audio itself is not opened.
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such filelist") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from error
-
+    lines = read_text(path, "filelist").splitlines()
     clips, problems, seen, columns = [], [], {}, None
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -223,9 +219,6 @@ class _Resumed(Sampler):
     def __iter__(self):
         return self.stream.from_batch(self.done)
 
-F0_CONTEXT = 8
-"""Mel frames on either side of a segment that its f0 is found with."""
-
 
 class WaveSegments(Dataset):
     """Random segments of `n_samples` of the clips, with their speaker; shorter clips end in silence.
@@ -264,6 +257,7 @@ class WaveSegments(Dataset):
         """The segment of clip `index` that begins at mel frame `first_frame`."""
         clip, hop, rate = self.clips[index], self.audio.hop_length, self.audio.sample_rate
         n_samples = self.n_frames * hop
+        n_mel_frames = frames_for(n_samples, self.audio)
         # a pitch is seen in some periods on either side
         before, after = (min(F0_CONTEXT, first_frame), F0_CONTEXT) if self.f0_of else (0, 0)
         n_loaded = (before + self.n_frames + after) * hop
@@ -272,12 +266,11 @@ class WaveSegments(Dataset):
         wave = loaded[before * hop :][:n_samples]
         item = {"wave": wave, "speaker": self.speakers[clip.speaker], "name": str(clip.path)}
         if self.f0_of:
-            item["f0"] = self.f0_of(loaded)[before:][: frames_for(n_samples, self.audio)]
+            item["f0"] = self.f0_of(loaded)[before:][:n_mel_frames]
         if self.mels is not None:
-            n_frames = frames_for(n_samples, self.audio)
-            mel = torch.from_numpy(self.mels[index][first_frame : first_frame + n_frames].astype(np.float32)).T
+            mel = torch.from_numpy(self.mels[index][first_frame : first_frame + n_mel_frames].astype(np.float32)).T
             silence = math.log(self.audio.floor)
-            item["predicted_mel"] = F.pad(mel, (0, n_frames - mel.shape[1]), value=silence)
+            item["predicted_mel"] = F.pad(mel, (0, n_mel_frames - mel.shape[1]), value=silence)
         if self.codes is None:
             return item
         window = int(self.n_frames * self.codes_per_frame) + 2 + 2 * self.context

@@ -33,6 +33,7 @@ from plotting import mel_figure, save_figure
 from synthesis.synthesizer import BATCH_SIZE, RETRIES, Synthesizer
 from synthesis.timings import check_timings_path, save_timings
 from synthesis.writing import write_file, write_pcm
+from text_files import read_text
 
 log = logging.getLogger(__name__)
 
@@ -101,16 +102,6 @@ def report(path: str | Path | None, seconds: float, wall_seconds: float, n_parts
     """Logs what was made and how long it took."""
     log.info("%s: %.2f s of audio in %.2f s (%.1f times real time), %d part(s)", path or "speech", seconds,
              wall_seconds, seconds / wall_seconds, n_parts)
-
-
-def read_text(path: Path) -> str:
-    """A file of text; ValueError if it is not there or not UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from error
 
 
 def synthesize_filelist(synthesizer: Synthesizer, path: Path, folder: Path, options: argparse.Namespace) -> None:

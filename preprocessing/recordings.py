@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_utils import Clip, read_filelist
+from text_files import read_text
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
 
@@ -72,10 +73,7 @@ def _read_metadata(metadata: Path) -> list[tuple[str, Path | None, Clip]]:
             name = path.relative_to(root)
             for key in (name.with_suffix("").as_posix(), name.as_posix()):
                 files.setdefault(key, path)
-    try:
-        lines = metadata.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{metadata}: not UTF-8 ({error}); save it as UTF-8") from error
+    lines = read_text(metadata).split("\n")
     rows = [(number, [" ".join(column.split()) for column in line.split("|")])
             for number, line in enumerate(lines, 1) if line.strip()]
     bad = [number for number, columns in rows if len(columns) not in (2, 3) or not columns[0]]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from text.normalize import OVERRIDE, normalize
 from text.symbols import SYMBOLS, normalize_ipa
+from text_files import read_text
 
 _INLINE = re.compile(r"\[\[(.*?)\]\]")
 # scripts written without spaces: a word may start and end anywhere
@@ -90,12 +91,7 @@ def _fold(text: str) -> str:
 
 
 def _read(path: Path) -> dict[str, str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such lexicon") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from error
+    lines = read_text(path, "lexicon").splitlines()
     entries: dict[str, str] = {}
     problems = []
     for number, line in enumerate(lines, 1):
