@@ -14,8 +14,9 @@ from models import build_aligned_tts, load_network, load_vocoder
 from models.aligned_tts import Prosody
 from models.layers.mel_decoders import AutoregressiveDecoder
 from models.layers.sampling import Sampling
+from synthesis.pieces import cut_to_fit
 from synthesis.speech import Part, index_of, speaker_for
-from text import Unspeakable, build_frontend
+from text import build_frontend
 from text.symbols import MARKS
 from voice_folder import has_stage, require_stage
 
@@ -80,14 +81,7 @@ class AlignedSystem:
 
     def pieces(self, ipa: str, voice: AlignedVoice) -> list[str]:
         """The IPA in pieces of at most MAX_SYMBOLS, cut at punctuation if possible, else at spaces."""
-        if len(self.frontend.encode(ipa)) <= MAX_SYMBOLS:
-            return [ipa]
-        words = ipa.split(" ")
-        if len(words) == 1:
-            raise Unspeakable(f"a word of {len(ipa)} symbols is too long to speak: {ipa[:40]}...")
-        after_mark = [i for i, word in enumerate(words[:-1], 1) if word and word[-1] in MARKS]
-        cut = min(after_mark or range(1, len(words)), key=lambda i: abs(i - len(words) / 2))
-        return self.pieces(" ".join(words[:cut]), voice) + self.pieces(" ".join(words[cut:]), voice)
+        return cut_to_fit(ipa, lambda piece: len(self.frontend.encode(piece)) <= MAX_SYMBOLS, self.frontend, MARKS)
 
     @torch.inference_mode()
     def speak_parts(

@@ -60,6 +60,19 @@ def split_text(
         raise reason
 
 
+def cut_to_fit(ipa: str, fits: Callable[[str], bool], frontend: Frontend, marks: str) -> list[str]:
+    """The IPA in pieces that fit, cut in the middle, behind one of the marks if possible, else at a space. Unspeakable
+    for a word that does not fit."""
+    if fits(ipa):
+        return [ipa]
+    words = ipa.split(" ")
+    if len(words) == 1:
+        raise Unspeakable(f"a word of {len(frontend.encode(ipa))} symbols is too long to speak: {ipa[:40]}...")
+    after_mark = [i for i, word in enumerate(words[:-1], 1) if word and word[-1] in marks]
+    cut = min(after_mark or range(1, len(words)), key=lambda i: abs(i - len(words) / 2))
+    return [piece for part in (words[:cut], words[cut:]) for piece in cut_to_fit(" ".join(part), fits, frontend, marks)]
+
+
 def batched(pieces: Iterable[Piece], size: int) -> Iterator[list[Piece]]:
     """The pieces in lists of at most `size`, each in one language."""
     batch: list[Piece] = []

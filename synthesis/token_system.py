@@ -19,9 +19,10 @@ from models.aligned_tts import Prosody
 from models.layers.sampling import Sampling
 from models.token_lm import Generated
 from synthesis.frames_to_wave import FramesToWave, WaveStream
+from synthesis.pieces import cut_to_fit
 from synthesis.speech import Part, index_of, speaker_for
 from synthesis.watch import SILENT_SECONDS, RepetitionWatch, longest_silence
-from text import Unspeakable, build_frontend
+from text import build_frontend
 from voice_folder import has_stage, require_stage
 from voice_prompts import VoicePrompt, nearest_speaker, read_voice_prompt
 
@@ -154,16 +155,11 @@ class TokenSystem:
 
     def pieces(self, ipa: str, voice: TokenVoice) -> list[str]:
         """The IPA in pieces that fit the model's positions, cut at punctuation if possible, else at spaces."""
-        n_symbols = len(self.frontend.encode(ipa))
-        if self._positions(ipa, self.bound(n_symbols), voice.prompt) <= self.lm.config.max_positions:
-            return [ipa]
-        words = ipa.split(" ")
-        if len(words) == 1:
-            raise Unspeakable(f"a word of {n_symbols} symbols is too long to speak: {ipa[:40]}...")
-        middle = len(words) / 2
-        after_mark = [i for i, word in enumerate(words[:-1], 1) if word and word[-1] in ".,;:!?"]
-        cut = min(after_mark or range(1, len(words)), key=lambda i: abs(i - middle))
-        return self.pieces(" ".join(words[:cut]), voice) + self.pieces(" ".join(words[cut:]), voice)
+        def fits(piece: str) -> bool:
+            bound = self.bound(len(self.frontend.encode(piece)))
+            return self._positions(piece, bound, voice.prompt) <= self.lm.config.max_positions
+
+        return cut_to_fit(ipa, fits, self.frontend, ".,;:!?")
 
     def speak_parts(
         self, parts: list[str], language: str, voice: TokenVoice, *, sampling: Sampling,
