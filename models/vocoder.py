@@ -13,7 +13,7 @@ from torch.nn.utils.parametrizations import weight_norm
 import mel_processing
 from config import AudioConfig, HarmonicVocosConfig, MultibandISTFTConfig, VocosConfig
 from models.layers.convnext import ConvNeXtBlock, init_weights
-from models.layers.istft import ISTFT, polar
+from models.layers.istft import ISTFT, gain, polar
 from models.layers.pqmf import PQMF
 from models.layers.resblock import LEAKY_SLOPE, MultiReceptiveField
 from models.layers.source import Excitation, F0Bins
@@ -194,7 +194,7 @@ class HarmonicVocos(Vocoder):
             f0_logits = self.f0_head(x)
             pulses, noise = self.excitation(self.f0_bins.estimate(f0_logits) if f0 is None else f0)
             pulse_gain, noise_gain, phase = self.out(x).transpose(1, 2).chunk(3, dim=1)  # (B, n_fft / 2 + 1, T)
-            spectrum = pulses * polar(pulse_gain, phase) + noise * polar(noise_gain, torch.zeros_like(phase))
+            spectrum = pulses * polar(pulse_gain, phase) + noise * gain(noise_gain)
             return VocoderOutput(self.istft(spectrum), f0_logits=f0_logits)
 
 

@@ -10,14 +10,18 @@ from torch import Tensor, nn
 LOG_MAX_MAGNITUDE = math.log(1e2)
 
 
+def gain(log_magnitude: Tensor) -> Tensor:
+    """exp(log_magnitude), no more than LOG_MAX_MAGNITUDE allows, in single precision."""
+    # clamped before the exponential: after it, an overflow would give the gradient 0 * infinity
+    return torch.exp(log_magnitude.float().clamp(max=LOG_MAX_MAGNITUDE))
+
+
 def polar(log_magnitude: Tensor, phase: Tensor) -> Tensor:
     """The complex spectrum exp(log_magnitude) * (cos(phase) + i sin(phase)), in single precision.
 
     Cosine and sine wrap the phase (in radians, unbounded) without a jump (Vocos, arXiv 2306.00814).
     """
-    # clamped before the exponential: after it, an overflow would give the gradient 0 * infinity
-    magnitude = torch.exp(log_magnitude.float().clamp(max=LOG_MAX_MAGNITUDE))
-    phase = phase.float()
+    magnitude, phase = gain(log_magnitude), phase.float()
     return torch.complex(magnitude * torch.cos(phase), magnitude * torch.sin(phase))
 
 
