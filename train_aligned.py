@@ -69,12 +69,9 @@ def train(config: Config, arguments) -> None:
     model.set_statistics(statistics.mel_mean, statistics.mel_std, statistics.energy_mean, statistics.energy_std)
     speech, scored_by = None, "loss"
     if stage.evaluate:
-        from evaluation.held_out import HeldOutSpeech, wave_maker  # here, as it needs packages of its own
+        from evaluation.held_out import spoken_by_model  # here, as it needs packages of its own
 
-        speech = HeldOutSpeech(held_out["path"], config, "aligned")
-        to_wave, maker = wave_maker(config, arguments.model)
-        scored_by = f"{speech.name}, {maker}"
-        log.info("the best checkpoint is chosen by %s", scored_by)
+        speech, to_wave, scored_by = spoken_by_model(held_out["path"], config, "aligned", arguments.model)
     run = Run(stage_name="aligned", stage=stage, arguments=arguments, generator=model, metadata=metadata,
               scored_by=scored_by)
     absent = {name for name, kind in OPTIONAL_LOSSES.items() if kind != config.aligned.decoder.kind}

@@ -83,12 +83,9 @@ def train(config: Config, arguments) -> None:
     held_out = held_out.select(fitting(held_out, frontend.encode, lm.positions_for, positions, "validation")[0])
     speech, scored_by = None, "loss"
     if stage.evaluate:
-        from evaluation.held_out import HeldOutSpeech, wave_maker  # here, as it needs packages of its own
+        from evaluation.held_out import spoken_by_model  # here, as it needs packages of its own
 
-        speech = HeldOutSpeech(held_out["path"], config, "llm")
-        to_wave, maker = wave_maker(config, arguments.model)
-        scored_by = f"{speech.name}, {maker}"
-        log.info("the best checkpoint is chosen by %s", scored_by)
+        speech, to_wave, scored_by = spoken_by_model(held_out["path"], config, "llm", arguments.model)
     run = Run(stage_name="llm", stage=stage, arguments=arguments, generator=lm, metadata=metadata, scored_by=scored_by)
     if frontend.unknown:
         log.warning("unknown symbols in the training text: %s", dict(frontend.unknown.most_common(10)))

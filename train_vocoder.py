@@ -162,7 +162,6 @@ def train(config: Config, arguments) -> None:
                                          math.ceil(longest * audio.frame_rate))
         speech = HeldOutSpeech([clip.path for clip in copied], config, "vocoder")
         scored_by = f"copies of {speech.name}"
-        log.info("the best checkpoint is chosen by %s", scored_by)
     validation_set, held_out, _ = segments(held_out, held_out_rows, "validation", most[1], validation_frames)
     if config.vocoder.kind == "vocos" and config.vocoder.pretrained:
         load_published_vocos(generator.vocoder, config.vocoder.pretrained)
@@ -176,9 +175,11 @@ def train(config: Config, arguments) -> None:
         """What the vocoder is given in place of the recording's mel from predicted_start on."""
         return None if stage.predicted_start is None or run.step < stage.predicted_start else batch["predicted_mel"]
 
-    def heard(run: Run, batch: dict, mel: Tensor) -> Tensor:
+    def generated(run: Run, batch: dict, mel: Tensor) -> tuple:
+        """What becomes of held-out clips; as in synthesis, the vocoder has no f0 but its own."""
         predicted = predicted_mel(run, batch)
-        return mel if predicted is None else predicted
+        without_f0 = {name: value for name, value in batch.items() if name != "f0"}
+        return generate_wave(run.validation_network(), without_f0, mel if predicted is None else predicted)
 
     def training_step(run: Run, batch: dict) -> dict[str, Tensor]:
         batch = run.to_device(batch)
@@ -190,21 +191,18 @@ def train(config: Config, arguments) -> None:
     def copy(run: Run, index: int) -> Tensor:
         """What becomes of a whole held-out clip, (samples,)."""
         batch = run.to_device(collate_items([copied_set.segment(index, 0)]))
-        batch.pop("f0", None)
-        mel = log_mel(batch["wave"], audio)
-        wave = generate_wave(run.validation_network(), batch, heard(run, batch, mel))[1].wave
+        wave = generated(run, batch, log_mel(batch["wave"], audio))[1].wave
         return wave[0, : int(audio_seconds(copied[index].path) * audio.sample_rate)]
 
     def validate(run: Run) -> dict[str, float]:
-        network, errors, llm = run.validation_network(), [], []
+        errors, llm = [], []
         for i in range(len(validation_set)):
             batch = run.to_device(collate_items([validation_set.segment(i, 0)]))
             # silence after the end of a short clip would flatter the figure
             samples = min(int(audio_seconds(held_out[i].path) * audio.sample_rate), batch["wave"].shape[1])
             frames = max(1, frames_for(samples, audio) - 2)
             mel = log_mel(batch["wave"], audio)
-            batch.pop("f0", None)  # synthesis has none but its own
-            decoded_mel, output, *predicted = generate_wave(network, batch, heard(run, batch, mel))
+            decoded_mel, output, *predicted = generated(run, batch, mel)
             if predicted:
                 llm.append(token_cross_entropy(*predicted))
             made = log_mel(output.wave, audio)

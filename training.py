@@ -429,6 +429,8 @@ class Run:
         log.info("weights, gradients and optimizer: %.2f GB on %s", self._state_gigabytes, self.device)
         log.info("%s from step %d to %d, %s, logs in %s", self.stage_name, self.step, self.max_steps,
                  self.stage.precision, self.log_folder)
+        if self.scored_by != "loss":
+            log.info("the best checkpoint is chosen by %s", self.scored_by)
 
     # --- checkpoints --------------------------------------------------------------------------------------------
 

@@ -72,6 +72,16 @@ def score(utterances: Sequence[Mapping]) -> float:
     return errors + (BEST_OPINION - sum(opinions) / len(opinions)) / 1000
 
 
+def spoken_by_model(
+    paths: Sequence[str | Path], config: Config, stage_name: str, model: str
+) -> tuple[HeldOutSpeech, Callable[[Tensor], Tensor], str]:
+    """The sentences of clips for a stage that makes mels, what makes waves of these (see `wave_maker`), and what the
+    score is of."""
+    speech = HeldOutSpeech(paths, config, stage_name)
+    to_wave, maker = wave_maker(config, model)
+    return speech, to_wave, f"{speech.name}, {maker}"
+
+
 def wave_maker(config: Config, model: str) -> tuple[Callable[[Tensor], Tensor], str]:
     """Log-mel (1, n_mels, frames) -> wave (samples,) by the model's newest vocoder, by Griffin-Lim if it has none yet;
     and which of them it is. ValueError if the vocoder's mels are of another audio section."""
