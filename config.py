@@ -419,7 +419,11 @@ class LLMStage(SpokenStage):
     """How often a clip is given the last seconds of another one of its speaker, and half of these times no speaker, so
     that a reference recording can be the voice, also of one that is not known, without what is said in it."""
     loss_weights: dict[str, Annotated[float, Field(ge=0)]] = {"llm": 1.0}
-    """With text: also predicts each next symbol of the text, which is not computed while its weight is 0."""
+    """With text: also predicts each next symbol of the text, which is not computed while its weight is 0. With
+    alignment: a head of the middle layer is taught to look at the symbol that is being spoken (durations of align.py),
+    which a few hours of speech do not teach it by themselves."""
+    alignment_start: Annotated[int, Field(ge=0)] = 0
+    """Until this step: no alignment. Taught from the first step on, the head counts instead of listening."""
     text_loss_steps: Positive | None = None
     """The weight of text falls linearly to 0 over so many steps; null: constant."""
 

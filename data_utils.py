@@ -307,9 +307,12 @@ class WaveClips(Dataset):
 class CodeSequences(Dataset):
     """Clips as symbol ids and codes, for the language model."""
 
-    def __init__(self, rows, encode: Callable[[str], list[int]], speakers: Sequence[str], languages: Sequence[str]):
-        """`rows`: what `load_codes` gives."""
-        self.rows, self.encode = rows, encode
+    def __init__(
+        self, rows, encode: Callable[[str], list[int]], speakers: Sequence[str], languages: Sequence[str],
+        alignment: Callable[[dict], Tensor] | None = None,
+    ):
+        """`rows`: what `load_codes` gives; `alignment`: from a row to the symbol that each code frame is of (T,)."""
+        self.rows, self.encode, self.alignment = rows, encode, alignment
         self.speakers = {name: i for i, name in enumerate(speakers)}
         self.languages = {name: i for i, name in enumerate(languages)}
 
@@ -321,11 +324,12 @@ class CodeSequences(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         row = self.rows[index]
-        return {
+        item = {
             "text": torch.tensor(self.encode(row["ipa"])), "codes": torch.as_tensor(np.array(row["codes"])).long(),
             "speaker": self.speakers[row["speaker"]], "language": self.languages[row["language"]],
             "name": row["path"],
         }
+        return item | ({"alignment": self.alignment(row)} if self.alignment else {})
 
 
 def collate_items(items: Sequence[dict]) -> dict:

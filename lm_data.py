@@ -65,6 +65,29 @@ def pack_rows(lengths: Sequence[int], capacity: int, seed: int) -> list[list[int
     return rows
 
 
+class SymbolsOfFrames:
+    """Which symbol of its text each code frame of a clip is of, by the durations of align.py."""
+
+    def __init__(self, durations, frames_per_code: float):
+        """`durations`: what `load_durations` gives; `frames_per_code`: mel frames that a code frame lasts."""
+        self.durations, self.frames_per_code = durations, frames_per_code
+        self.index = {path: i for i, path in enumerate(durations["path"])}
+
+    def __call__(self, row: dict) -> torch.Tensor:
+        """A row of cached codes -> indices (T,) into its symbols at the middle of each frame, silence before and behind
+        the text being of its first and last symbol; -100 throughout for a clip that was not aligned. ValueError if it
+        was aligned to another text."""
+        frames = np.arange(row["frames"])
+        if row["path"] not in self.index:
+            return torch.full((len(frames),), -100)
+        aligned = self.durations[self.index[row["path"]]]
+        if aligned["ipa"] != row["ipa"]:
+            raise ValueError(f"{row['path']}: its durations are of another text than its codes; run align.py again")
+        ends = np.cumsum(aligned["durations"])  # of the silence before, every symbol, the silence behind
+        place = np.searchsorted(ends, (frames + 0.5) * self.frames_per_code, side="right")
+        return torch.from_numpy(np.clip(place - 1, 0, len(ends) - 3))
+
+
 class RowStream:
     """The endless stream of batches of rows, a function of the batch's number alone.
 

@@ -20,8 +20,9 @@ MAGNITUDE_FLOOR = 1e-7**0.5
 
 
 def token_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy in nats of logits (B, K, S, V) and targets (B, K, S), over all but the targets -100."""
-    return F.cross_entropy(logits.flatten(0, 2).float(), targets.flatten(), ignore_index=-100)
+    """Cross-entropy in nats of logits (B, K, S, V) and targets (B, K, S), over the targets but -100; 0 without any."""
+    total = F.cross_entropy(logits.flatten(0, 2).float(), targets.flatten(), ignore_index=-100, reduction="sum")
+    return total / (targets != -100).sum().clamp(min=1)
 
 
 def mel_l1(mel_a: Tensor, mel_b: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -16,7 +16,8 @@ import cli
 from codes_cache import load_codes
 from config import Config, LLMStage, load_config
 from data_utils import CodeSequences, check_known, collate_items, main_languages, stream_batches
-from lm_data import RowSequences, RowStream, collate_rows, collate_single, fitting
+from durations_cache import durations_fingerprint, load_durations
+from lm_data import RowSequences, RowStream, SymbolsOfFrames, collate_rows, collate_single, fitting
 from losses import token_cross_entropy, weighted_sum
 from models import build_token_lm, codec_data, load_codec
 from models.codec import MelCodec
@@ -30,24 +31,30 @@ VALIDATION_BATCHES = 8
 VOICE_SECONDS = 1.0, 3.0  # of the other clips that voices are taken from
 
 
-def lm_losses(lm: torch.nn.Module, batch: dict, with_text: bool = False) -> tuple[dict[str, Tensor], Tensor]:
-    """Cross-entropies `llm` over all codebooks and, if wanted, `text`, and the share of codes predicted right."""
-    logits, targets, *text = lm(
+def lm_losses(
+    lm: torch.nn.Module, batch: dict, with_text: bool = False, with_alignment: bool = False
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Cross-entropies `llm` over all codebooks and, if wanted, `text` and `alignment`; the share of codes predicted
+    right."""
+    logits, targets, *others = lm(
         batch["text"], batch["text_lengths"], batch["codes"], batch["codes_lengths"], batch["speaker"],
         batch["language"], voice=batch.get("voice"), voice_lengths=batch.get("voice_lengths"), row=batch.get("row"),
-        offset=batch.get("offset"), with_text=with_text,
+        offset=batch.get("offset"), with_text=with_text, alignment=batch["alignment"] if with_alignment else None,
     )
     right = (logits.argmax(-1) == targets)[targets != -100].float().mean()
-    losses = {"llm": token_cross_entropy(logits, targets)}
-    return losses | ({"text": token_cross_entropy(*text)} if with_text else {}), right
+    names = ["text"] * with_text + ["alignment"] * with_alignment
+    losses = {name: token_cross_entropy(*pair) for name, *pair in zip(names, others[::2], others[1::2], strict=True)}
+    return {"llm": token_cross_entropy(logits, targets)} | losses, right
 
 
 def loss_weights_at(stage: LLMStage, step: int) -> dict[str, float]:
-    """The weights of the losses at a step, without `text` where it has none (any more)."""
+    """The weights of the losses at a step, without `text` where it has none (any more) and `alignment` (as yet)."""
     weights = dict(stage.loss_weights)
+    if step < stage.alignment_start:
+        weights.pop("alignment", None)
     if stage.text_loss_steps and "text" in weights:
         weights["text"] *= max(0.0, 1 - step / stage.text_loss_steps)
-    return {name: weight for name, weight in weights.items() if weight or name != "text"}
+    return {name: weight for name, weight in weights.items() if weight or name == "llm"}
 
 
 def main() -> None:
@@ -92,11 +99,17 @@ def train(config: Config, arguments) -> None:
 
     def training_step(run: Run, batch: dict) -> dict[str, Tensor]:
         weights = loss_weights_at(stage, run.step)
-        losses, accuracy = lm_losses(run.generator, run.to_device(batch), with_text="text" in weights)
+        losses, accuracy = lm_losses(run.generator, run.to_device(batch), "text" in weights, "alignment" in weights)
         run.update("generator", weighted_sum(losses, weights))
         return losses | {"accuracy": accuracy}
 
-    text_weight = stage.loss_weights.get("text")
+    with_text, with_alignment = (bool(stage.loss_weights.get(name)) for name in ("text", "alignment"))
+    alignments = {}
+    if with_alignment:
+        fingerprint = durations_fingerprint(config.audio.model_dump(), frontend.state())
+        frames_per_code = config.audio.frame_rate / codec.frame_rate
+        alignments = {part: SymbolsOfFrames(load_durations(f"{config.data.durations}/{part}", fingerprint),
+                                            frames_per_code) for part in ("training", "validation")}
 
     def speak(run: Run, item: dict) -> Tensor:
         """The wave (samples,) of a held-out clip's text, at most twice as long as its recording."""
@@ -115,10 +128,10 @@ def train(config: Config, arguments) -> None:
 
     def validate(run: Run) -> dict[str, float]:
         lm, totals = run.validation_network(), []
-        items = CodeSequences(held_out, frontend.encode, speakers, languages)
+        items = CodeSequences(held_out, frontend.encode, speakers, languages, alignments.get("validation"))
         for first in range(0, min(len(items), VALIDATION_BATCHES * stage.batch_size), stage.batch_size):
             batch = [items[i] for i in range(first, min(first + stage.batch_size, len(items)))]
-            losses, accuracy = lm_losses(lm, run.to_device(collate_items(batch)), with_text=bool(text_weight))
+            losses, accuracy = lm_losses(lm, run.to_device(collate_items(batch)), with_text, with_alignment)
             totals.append(losses | {"accuracy": accuracy})
         values = {name: float(torch.stack([batch[name] for batch in totals]).mean()) for name in totals[0]}
         values["score"] = values["llm"]
@@ -133,7 +146,7 @@ def train(config: Config, arguments) -> None:
         run.accelerator.process_index, run.accelerator.num_processes, capacity=positions if stage.packing else None,
         curriculum_batches=stage.curriculum_steps * stage.gradient_accumulation,
     )
-    clips = CodeSequences(rows, frontend.encode, speakers, languages)
+    clips = CodeSequences(rows, frontend.encode, speakers, languages, alignments.get("training"))
     dataset = RowSequences(clips, stream.rows, lengths, positions, stage.voice_probability, voice_frames, overhead)
     collate = collate_rows if stage.packing else collate_single
     batches = stream_batches(dataset, stream, collate, config.data.workers)

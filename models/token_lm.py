@@ -18,6 +18,7 @@ from config import TokenLMConfig
 from models.layers.backbone import build_backbone, load_pretrained_backbone
 from models.layers.delay import delay, steps_for, undelay
 from models.layers.packing import pack, unpack
+from models.layers.recorded_attention import record
 from models.layers.sampling import Sampling, sample
 
 CONDITIONS = 2  # language and speaker, one position each before the text
@@ -37,6 +38,10 @@ class HiddenStates:
     """(B, L, D) the states that predict the text's symbols"""
     frames: Tensor | None
     """(B, D, T) for each code frame the first state that has seen all of its codebooks; zeros behind the end"""
+    attention: Tensor | None
+    """(B, S, P) logits of the taught head: where in the clip's P positions it looks to predict each step"""
+    text_start: Tensor
+    """(B,) the position of the text's first symbol"""
 
 
 @dataclass
@@ -67,6 +72,7 @@ class TokenLM(nn.Module):
         self.begin, self.end, self.pad = codebook_size, codebook_size + 1, codebook_size + 2
         sizes = config.model_dump(exclude={"backbone", "pretrained"})
         self.body = build_backbone(config.backbone, n_symbols=n_symbols, **sizes)
+        self.taught_layer = config.n_layers // 2
         width = config.hidden_size
         self.speaker_embedding = nn.Embedding(n_speakers, width)
         self.language_embedding = nn.Embedding(n_languages, width)
@@ -134,13 +140,15 @@ class TokenLM(nn.Module):
         self, text: Tensor, text_lengths: Tensor, codes: Tensor, code_lengths: Tensor,
         speaker: Tensor, language: Tensor, *, voice: Tensor | None = None, voice_lengths: Tensor | None = None,
         row: Tensor | None = None, offset: Tensor | None = None, with_frames: bool = False,
+        with_attention: bool = False,
     ) -> HiddenStates:
         """Teacher forcing: text (B, L), codes (B, K, T), speaker and language (B,) through the transformer.
 
         `voice` (B, K, V) are codes of other recordings of the voices, `voice_lengths` (B,) their frames, 0 for none.
         With `row` and `offset` (B,), clip b goes through it in that row from that position on, behind other clips,
         none of which sees another. `with_frames` also reads the last codes (`state_positions_for` positions), which
-        takes clips in rows of their own. ValueError for more positions than the model has.
+        takes clips in rows of their own; `with_attention` gives what the taught head looks at. ValueError for more
+        positions than the model has.
         """
         steps = self._delay(codes, code_lengths)  # (B, K, S)
         B, K, S = steps.shape
@@ -156,12 +164,14 @@ class TokenLM(nn.Module):
         positions = self.state_positions_for if with_frames else self.positions_for
         total = ends[-1] + positions(0, code_lengths) - CONDITIONS  # (B,)
         clips = _joined(parts, ends, int(total.max()))  # (B, T, D)
-        if row is None:
-            hidden = self._body(clips)
-        else:
-            assert not with_frames, "offsets of packed clips leave no room for the last codes"
-            rows, position_ids = pack(clips, total, row, offset)
-            hidden = unpack(self._body(rows, position_ids), total, row, offset)
+        with record(self.taught_layer) as head:
+            if row is None:
+                hidden, query, key = self._body(clips), head.query, head.key
+            else:
+                assert not with_frames, "offsets of packed clips leave no room for the last codes"
+                rows, position_ids = pack(clips, total, row, offset)
+                hidden, query, key = (unpack(x, total, row, offset)
+                                      for x in (self._body(rows, position_ids), head.query, head.key))
 
         def at(first: Tensor, count: int) -> Tensor:
             places = first.unsqueeze(1) + torch.arange(count, device=text.device)
@@ -171,7 +181,13 @@ class TokenLM(nn.Module):
         if with_frames:
             own = torch.arange(codes.shape[2], device=text.device) < code_lengths.unsqueeze(1)  # (B, T)
             frames = (at(ends[-1] + K, codes.shape[2]) * own.unsqueeze(2)).transpose(1, 2)
-        return HiddenStates(steps, at(ends[-1], S), at(ends[-2] - 1, text.shape[1]), frames)
+        attention = None
+        if with_attention:
+            asking = ends[-1].unsqueeze(1) + torch.arange(S, device=text.device)  # (B, S)
+            future = torch.arange(key.shape[1], device=text.device) > asking.unsqueeze(2)
+            queries = _take(query, asking.clamp(max=query.shape[1] - 1))
+            attention = (queries @ key.transpose(1, 2)).masked_fill(future, -torch.inf)
+        return HiddenStates(steps, at(ends[-1], S), at(ends[-2] - 1, text.shape[1]), frames, attention, ends[-2])
 
     def _delay(self, codes: Tensor, lengths: Tensor) -> Tensor:
         return delay(codes, lengths, self.begin, self.end, self.pad)
@@ -208,18 +224,28 @@ class TokenLM(nn.Module):
         self, text: Tensor, text_lengths: Tensor, codes: Tensor, code_lengths: Tensor,
         speaker: Tensor, language: Tensor, *, voice: Tensor | None = None, voice_lengths: Tensor | None = None,
         row: Tensor | None = None, offset: Tensor | None = None, with_text: bool = False,
+        alignment: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Logits (B, K, S, codebook_size + 2) and targets (B, K, S), -100 where nothing is to be predicted.
 
         Packed clips (`row`, `offset`, see `states`) come as one of all their steps, B = 1, without padding. `with_text`
-        adds the text's logits (B, 1, L, n_symbols) and targets (B, 1, L).
+        adds the text's logits (B, 1, L, n_symbols) and targets (B, 1, L). `alignment` (B, T), the symbol of the text
+        that each code frame is of or -100, adds where the taught head looks, logits (B, 1, S, positions), and where it
+        should, (B, 1, S).
         """
         states = self.states(text, text_lengths, codes, code_lengths, speaker, language, voice=voice,
-                             voice_lengths=voice_lengths, row=row, offset=offset)
+                             voice_lengths=voice_lengths, row=row, offset=offset,
+                             with_attention=alignment is not None)
         pairs = [(self.logits, states.codes, self.targets(states.steps))]
         if with_text:
             padding = torch.arange(text.shape[1], device=text.device) >= text_lengths.unsqueeze(1)
             pairs.append((self.text_logits, states.text, text.masked_fill(padding, IGNORED).unsqueeze(1)))
+        if alignment is not None:
+            S, T = states.codes.shape[1], alignment.shape[1]
+            unknown = (alignment < 0) | (torch.arange(T, device=text.device) >= code_lengths.unsqueeze(1))
+            places = (alignment + states.text_start.unsqueeze(1)).masked_fill(unknown, IGNORED)
+            pairs.append((lambda rows: rows.unsqueeze(1), states.attention, F.pad(places, (0, S - T), value=IGNORED)
+                          .unsqueeze(1)))
         output = []
         for head, hidden, targets in pairs:
             if row is not None:

@@ -111,6 +111,7 @@ def test_token_cross_entropy_leaves_out_what_is_not_to_be_predicted():
     expected = -sum(log_p[b, k, s, targets[b, k, s]] for b, k, s in places) / len(places)
     torch.testing.assert_close(token_cross_entropy(logits, targets), expected)
     assert token_cross_entropy(logits.half(), targets).dtype == torch.float32
+    assert token_cross_entropy(logits, torch.full_like(targets, -100)) == 0
 
 
 def test_codec_losses_ignore_a_constant_offset_in_time_alone():

@@ -21,6 +21,8 @@ from transformers import (
     Qwen3Model,
 )
 
+from models.layers.recorded_attention import RECORDED
+
 KINDS = {"gpt2": (GPT2Config, GPT2Model), "qwen3": (Qwen3Config, Qwen3Model), "llama": (LlamaConfig, LlamaModel)}
 NORM_EPS = {"qwen3": 1e-6, "llama": 1e-5}  # of the published models
 
@@ -57,6 +59,7 @@ def build_backbone(
             rope_parameters={"rope_type": "default", "rope_theta": rope_theta or 10_000.0},
             rms_norm_eps=NORM_EPS[kind], attention_dropout=dropout,
         )
+    config._attn_implementation = RECORDED
     body = model_class(config)
     if gradient_checkpointing:
         body.gradient_checkpointing_enable({"use_reentrant": False})
