@@ -17,7 +17,10 @@ ARPABET = {
     "P": "p", "R": "ɹ", "S": "s", "SH": "ʃ", "T": "t", "TH": "θ", "UH": "ʊ", "UW": "u", "V": "v", "W": "w", "Y": "j",
     "Z": "z", "ZH": "ʒ",
 }
+GLIDES = {"aj": "aɪ", "aw": "aʊ", "ej": "eɪ", "ow": "oʊ", "ɔj": "ɔɪ", "əw": "əʊ"}
+"""Diphthongs, as the aligner's IPA dictionaries write them."""
 VOWELS = set("aeiouyæøœɐɑɒɔɘəɚɛɜɝɞɤɨɪɯɵɶʉʊʌʏᵻ")
+LETTERS = ARPABET | GLIDES
 MAX_DIFFERENCE = 0.4
 """Of the phones, before a text counts as another one."""
 MAX_MERGED = 4
@@ -75,8 +78,9 @@ def _letters(path: Path, word: Interval, phones: list[Interval]) -> list[Interva
     inside = [p for p in phones if p.label and word.start - 1e-3 <= (p.start + p.end) / 2 <= word.end + 1e-3]
     for phone in inside:
         if phone.label.lower() in UNKNOWN_WORDS:
-            raise ValueError(f"{path}: the word '{word.label}' at {word.start:.2f} s was unknown to its aligner")
-        symbols = [u.symbol for u in alignment_units(ARPABET.get(phone.label.rstrip("0123456789"), phone.label))
+            raise ValueError(f"{path}: the word '{word.label}' at {word.start:.2f} s was unknown to its aligner; add "
+                             "it to the dictionary there, and align again")
+        symbols = [u.symbol for u in alignment_units(LETTERS.get(phone.label.rstrip("0123456789"), phone.label))
                    if not u.optional]
         step = (phone.end - phone.start) / max(1, len(symbols))
         letters += [Interval(phone.start + i * step, phone.start + (i + 1) * step, s) for i, s in enumerate(symbols)]

@@ -29,6 +29,13 @@ def test_one_to_one_with_merged_words_and_a_diphthong(tmp_path):
     assert durations(write(tmp_path / "a.TextGrid")) == [10, 10, 10, 5, 5, 20, 10, 0, 10, 10, 10, 0, 20]
 
 
+def test_ipa_of_the_aligner_and_its_silences(tmp_path):
+    words = [(0.0, 0.1, "<eps>"), (0.1, 0.3, "I"), (0.3, 0.8, "owe"), (0.8, 1.2, "")]
+    phones = [(0.0, 0.1, "sil"), (0.1, 0.3, "aj"), (0.3, 0.8, "ow"), (0.8, 1.2, "sil")]
+    #                                                               aɪ  oʊ
+    assert durations(write(tmp_path / "a.TextGrid", words, phones), "aɪ ˈoʊ") == [10, 10, 10, 0, 0, 25, 25, 40]
+
+
 def test_other_counts_are_spread_in_proportion(tmp_path):
     # t a m: three of ours over four of theirs (t a ɪ m)
     got = durations(write(tmp_path / "a.TextGrid"), ipa="fɚðə tˈam")
