@@ -4,6 +4,8 @@ The text of L symbols stands between a begin and an end symbol, which carry the 
 there are S = L + 2 durations.
 """
 
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 from config import AlignedConfig, AudioConfig
 from models.layers.length_regulator import regulate, whole_frames
-from models.layers.mel_decoders import DECODERS, AutoregressiveDecoder, DecoderOutput
+from models.layers.mel_decoders import DECODERS, DecoderOutput
 from models.layers.phoneme_encoder import PhonemeEncoder, SymbolPredictor
 
 TEMPERATURE = 0.667  # as in Matcha-TTS
@@ -61,6 +63,22 @@ class AlignedSpeech:
     """(n_mels, frames)"""
     durations: Tensor
     """(S,) frames"""
+
+
+@dataclass
+class Plan:
+    """What the mel decoder is to say of texts."""
+
+    durations: Tensor
+    """(B, S) frames"""
+    symbol_mask: Tensor
+    """(B, S) True for a text's symbols"""
+    features: Tensor
+    """(B, P, C)"""
+    mask: Tensor
+    """(B, P) True for a text's positions"""
+    noise: Tensor
+    """(B, P, frames_per_position * n_mels), of each text the same in every batch"""
 
 
 class AlignedTTS(nn.Module):
@@ -130,7 +148,16 @@ class AlignedTTS(nn.Module):
         self, text: list[Tensor], speaker: Tensor, language: Tensor, prosody: Prosody = Prosody(),
         temperature: float = TEMPERATURE, generators: list[torch.Generator | None] | None = None,
     ) -> list[AlignedSpeech]:
-        """Mel for every text (a list of id tensors (S,) with begin and end symbol), the same as for each alone.
+        """Mel for every text, the same as for each alone; the arguments are those of `plan`."""
+        plan = self.plan(text, speaker, language, prosody, temperature, generators)
+        return [AlignedSpeech(mel, plan.durations[i, : len(text[i])]) for i, mel in enumerate(self._mels(plan))]
+
+    @torch.inference_mode()
+    def plan(
+        self, text: list[Tensor], speaker: Tensor, language: Tensor, prosody: Prosody = Prosody(),
+        temperature: float = TEMPERATURE, generators: list[torch.Generator | None] | None = None,
+    ) -> Plan:
+        """Durations, pitch and energy of every text, a list of id tensors (S,) with begin and end symbol.
 
         `temperature`: standard deviation of the noise that a flow starts from; `generators`: one a text, for it.
         """
@@ -147,9 +174,25 @@ class AlignedTTS(nn.Module):
         # 20 dB are a factor of 10 in the mel's magnitudes
         louder = prosody.energy / 20 * torch.log(torch.tensor(10.0)) / self.energy_std
         energy = (predicted["energy"] + louder) * symbol_mask
-        generators = generators or [None] * len(text)
-        mels = self._mels(x, durations, pitch, energy, symbol_mask, temperature, generators)
-        return [AlignedSpeech(mel, durations[i, : len(text[i])]) for i, mel in enumerate(mels)]
+        return self._plan(x, durations, pitch, energy, symbol_mask, temperature, generators)
+
+    @torch.inference_mode()
+    def stream(self, plan: Plan, ends: Iterable[int]) -> Iterator[tuple[Tensor, bool]]:
+        """The mel that `generate` makes of a plan of one text, in parts (n_mels, frames), and whether each is the last:
+        up to about each of the increasing numbers of frames `ends`, without end if need be, and then the rest."""
+        together, P = self.config.frames_per_position, plan.features.shape[1]
+        # before this, no stop ends a text
+        certain = int(plan.durations.sum() - plan.durations[0, -1]) // together
+        positions = itertools.takewhile(lambda position: position < certain, (-(-end // together) for end in ends))
+        made, stops = 0, []
+        for output in self.decoder.pieces(plan.features, plan.noise, [*positions, P]):
+            mel, end = self._frames(output.mel)[0], made + output.mel.shape[1]
+            stops.append(output.stop_logits)
+            if end == P:
+                lengths = self._lengths(plan, None if stops[0] is None else torch.cat(stops, dim=1))
+                mel = mel[:, : int(lengths) - made * together]
+            yield mel, end == P
+            made = end
 
     @torch.inference_mode()
     def spoken_mel(
@@ -160,33 +203,38 @@ class AlignedTTS(nn.Module):
         symbol_mask = _mask(text_lengths, text.shape[1])
         x = self.encoder(text, symbol_mask, speaker, language)
         energy = self.standard_energy(energy) * symbol_mask
-        generators = generators or [None] * len(text)
-        return self._mels(x, durations, pitch, energy, symbol_mask, temperature, generators)
+        return self._mels(self._plan(x, durations, pitch, energy, symbol_mask, temperature, generators))
 
-    def _mels(self, x, durations, pitch, energy, symbol_mask, temperature, generators) -> list[Tensor]:
+    def _plan(self, x, durations, pitch, energy, symbol_mask, temperature, generators) -> Plan:
         features, mask = self._features(x, durations, pitch, energy, symbol_mask)
-        B, P, _ = features.shape
         out_size = self.config.frames_per_position * self.n_mels
-        # each text's own noise, however long its neighbours are
-        noise = torch.zeros(B, P, out_size, device=x.device)
-        lengths = durations.sum(1)
+        noise = torch.zeros(*mask.shape, out_size, device=x.device)
         for i, count in enumerate(mask.sum(1).tolist()):
-            noise[i, :count] = temperature * torch.randn(count, out_size, generator=generators[i], device=x.device)
-        if isinstance(self.decoder, AutoregressiveDecoder):
-            mel, stops = self.decoder.generate_with_stops(features)
-            lengths = self._stopped(stops, lengths, durations, symbol_mask)
-        else:
-            mel = self.decoder.generate(features, mask, noise)
-        mel = mel.view(B, P * self.config.frames_per_position, self.n_mels).transpose(1, 2)
-        mel = mel * self.mel_std + self.mel_mean
-        return [mel[i, :, :count] for i, count in enumerate(lengths.tolist())]
+            generator = generators[i] if generators else None
+            noise[i, :count] = temperature * torch.randn(count, out_size, generator=generator, device=x.device)
+        return Plan(durations, symbol_mask, features, mask, noise)
+
+    def _mels(self, plan: Plan) -> list[Tensor]:
+        output = self.decoder.generate(plan.features, plan.mask, plan.noise)
+        lengths = self._lengths(plan, output.stop_logits).tolist()
+        return [mel[:, :count] for mel, count in zip(self._frames(output.mel), lengths, strict=True)]
+
+    def _frames(self, mel: Tensor) -> Tensor:
+        """A decoder's mel (B, P, frames_per_position * n_mels) -> log-mel (B, n_mels, T)."""
+        mel = mel.reshape(len(mel), -1, self.n_mels).transpose(1, 2)
+        return mel * self.mel_std + self.mel_mean
+
+    def _lengths(self, plan: Plan, stops: Tensor | None) -> Tensor:
+        """Frames of each text (B,), up to where the decoder stopped if it does."""
+        lengths = plan.durations.sum(1)
+        return lengths if stops is None else self._stopped(stops, lengths, plan.durations, plan.symbol_mask)
 
     def _stopped(self, stops: Tensor, lengths: Tensor, durations: Tensor, symbol_mask: Tensor) -> Tensor:
         """Lengths (B,) up to the decoder's stop, which may cut nothing but the last symbol, the silence."""
         positions = torch.arange(1, stops.shape[1] + 1, device=stops.device)
         first = torch.where(stops > 0, positions, stops.shape[1] + 1).amin(1) * self.config.frames_per_position
         last_symbol = durations.gather(1, symbol_mask.sum(1, keepdim=True) - 1).squeeze(1)
-        return torch.minimum(lengths, torch.maximum(first, lengths - last_symbol)).clamp(min=1)
+        return torch.minimum(lengths, torch.maximum(first, lengths - last_symbol)).clamp(min=2)
 
     def _features(self, x, durations, pitch, energy, symbol_mask) -> tuple[Tensor, Tensor]:
         """Features (B, P, C) of every position, and which positions (B, P) belong to the text."""

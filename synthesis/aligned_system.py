@@ -1,5 +1,6 @@
 """IPA -> aligned-duration model -> mel -> wave: every symbol has its frames, so that every word has its time."""
 
+import itertools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,9 +12,10 @@ from torch import Tensor
 from alignments.textgrids import word_and_phone_intervals
 from config import parse_config
 from models import build_aligned_tts, load_network, load_vocoder
-from models.aligned_tts import Prosody
+from models.aligned_tts import AlignedTTS, Plan, Prosody
 from models.layers.mel_decoders import AutoregressiveDecoder
 from models.layers.sampling import Sampling
+from synthesis.frames_to_wave import FramesToWave, NoDecoder
 from synthesis.pieces import cut_to_fit
 from synthesis.speech import Part, index_of, speaker_for
 from text import build_frontend
@@ -23,6 +25,9 @@ from voice_folder import has_stage, require_stage
 log = logging.getLogger(__name__)
 
 MAX_SYMBOLS = 300  # of a piece: longer sentences than people read were not trained on
+FIRST_SECONDS = 0.25
+"""Of a stream's first chunk; the next ones are twice as long each, so that even a vocoder that has to begin anew for
+every chunk takes no more than twice its time."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class AlignedSystem:
         self.speaker_languages = data["speaker_languages"]
         self.model = load_network(build_aligned_tts(config, data), data, folder / "aligned").to(device)
         self.vocoder = load_vocoder(wave_config, wave_data, folder / "vocoder").to(device)
+        self.to_wave = FramesToWave(NoDecoder(self.audio.n_mels), self.vocoder, self.audio, self.audio.frame_rate)
 
     @staticmethod
     def is_trained(folder: Path) -> bool:
@@ -91,27 +97,50 @@ class AlignedSystem:
         """Speaks pieces of IPA, each alone, so that its neighbours do not change it in the least; only the mels of an
         autoregressive decoder are made together. Nothing is random but a flow's noise, whose standard deviation is the
         sampling's temperature. Durations always end: there is nothing to retry."""
-        begin, end = self.frontend.bos_id, self.frontend.eos_id
-        ids = [torch.tensor([begin, *self.frontend.encode(ipa), end], device=self.device) for ipa in parts]
-        speaker = torch.full((len(ids),), voice.speaker, device=self.device)
-        language_ids = torch.full_like(speaker, index_of(self.languages, language, "language"))
+        ids, speaker, language_ids = self._given(parts, language, voice)
         together = len(ids) if isinstance(self.model.decoder, AutoregressiveDecoder) else 1
         spoken = []
         for first in range(0, len(ids), together):
             some = slice(first, first + together)
             spoken += self.model.generate(ids[some], speaker[some], language_ids[some], voice.prosody,
                                           sampling.temperature, generators[some])
-        made = []
-        for ipa, speech in zip(parts, spoken, strict=True):
-            wave = self.vocoder(speech.mel.unsqueeze(0)).wave[0].cpu()
-            seconds = len(wave) / self.audio.sample_rate
-            words, phones = word_and_phone_intervals(ipa, speech.durations.tolist(), seconds, self.audio)
-            made.append(Part(ipa, wave, seconds, "stop", words=words, phones=phones))
-        return made
+        return [self._part(ipa, self.vocoder(speech.mel.unsqueeze(0)).wave[0].cpu(), speech.durations)
+                for ipa, speech in zip(parts, spoken, strict=True)]
 
+    @torch.inference_mode()
     def stream_part(
         self, ipa: str, language: str, voice: AlignedVoice, *, sampling: Sampling, generator: torch.Generator | None
     ) -> Iterator[tuple[Tensor, Part | None]]:
-        """A piece of IPA as one chunk: the encoder hears all of it at once, and is done with it in milliseconds."""
-        part, = self.speak_parts([ipa], language, voice, sampling=sampling, generators=[generator])
-        yield part.samples, part
+        """A piece of IPA in chunks, of which the first is heard before the rest is made: the encoder hears all of it,
+        and is done with it in milliseconds; mel decoder and vocoder go on as far as each chunk depends on them."""
+        ids, speaker, language_ids = self._given([ipa], language, voice)
+        plan = self.model.plan(ids, speaker, language_ids, voice.prosody, sampling.temperature, [generator])
+        chunks = []
+        for samples, ended in spoken_in_chunks(self.model, plan, self.to_wave):
+            chunks.append(samples)
+            yield samples, self._part(ipa, torch.cat(chunks), plan.durations[0]) if ended else None
+
+    def _given(self, parts: list[str], language: str, voice: AlignedVoice) -> tuple[list[Tensor], Tensor, Tensor]:
+        """What the model is given: symbols (S,) of each part, speaker (B,), language (B,)."""
+        begin, end = self.frontend.bos_id, self.frontend.eos_id
+        ids = [torch.tensor([begin, *self.frontend.encode(ipa), end], device=self.device) for ipa in parts]
+        speaker = torch.full((len(ids),), voice.speaker, device=self.device)
+        return ids, speaker, torch.full_like(speaker, index_of(self.languages, language, "language"))
+
+    def _part(self, ipa: str, wave: Tensor, durations: Tensor) -> Part:
+        seconds = len(wave) / self.audio.sample_rate
+        words, phones = word_and_phone_intervals(ipa, durations.tolist(), seconds, self.audio)
+        return Part(ipa, wave, seconds, "stop", words=words, phones=phones)
+
+
+def spoken_in_chunks(model: AlignedTTS, plan: Plan, to_wave: FramesToWave) -> Iterator[tuple[Tensor, bool]]:
+    """The wave of a plan of one text in chunks (samples,), and whether each is the last: each made of no more frames
+    than it takes to decide it (`to_wave` being of mel), and one alone where only all of them will do."""
+    first = round(FIRST_SECONDS * to_wave.audio.sample_rate)
+    ends = (to_wave.frames_for(first * (2**count - 1)) for count in itertools.count(1))
+    mel, made = plan.features.new_zeros(to_wave.audio.n_mels, 0), 0
+    for frames, ended in model.stream(plan, itertools.takewhile(lambda end: end is not None, ends)):
+        mel = torch.cat([mel, frames], dim=1)
+        samples = to_wave.part(mel, 0, made, ended)
+        made += len(samples)
+        yield samples, ended

@@ -1,4 +1,4 @@
-"""What a language model says, codes or states, as mel and wave: whole, or as it is being said.
+"""Codes or states of a language model, or mel, as a wave: whole, or as they are being made.
 
 A sample that does not depend on what is still to be said is the same in both: the network is run again on as many
 frames as such samples see, and nothing is faded into anything. How far they see is measured on the network itself.
@@ -34,6 +34,22 @@ class Reach:
     after: int | None
 
 
+class NoDecoder(nn.Module):
+    """Of `FramesToWave` where the frames are mel already."""
+
+    def __init__(self, n_mels: int):
+        super().__init__()
+        self.feature_size = n_mels
+
+    def features(self, mel: Tensor) -> Tensor:
+        """(B, n_mels, T) -> (B, T, n_mels)."""
+        return mel.transpose(1, 2)
+
+    def mel_from_features(self, x: Tensor, lengths: Tensor, speaker: Tensor, start: Tensor, n_frames: int) -> Tensor:
+        """(B, T, n_mels) -> (B, n_mels, T)."""
+        return x.transpose(1, 2)
+
+
 class FramesToWave:
     """A decoder (codes or states -> mel, see `FrameDecoder`) and a vocoder, for one clip at a time."""
 
@@ -64,6 +80,12 @@ class FramesToWave:
             return 0
         seen = math.floor(n_frames * self.ratio * self.audio.hop_length) - self.reach.after
         return max(0, min(seen, self.samples(n_frames)))
+
+    def frames_for(self, n_samples: int) -> int | None:
+        """How many code frames it takes to decide so many samples; None: all that are still to come."""
+        if self.reach.after is None:
+            return None
+        return math.ceil((n_samples + self.reach.after) / (self.ratio * self.audio.hop_length))
 
     @torch.inference_mode()
     def part(self, frames: Tensor, speaker: int, first: int, ended: bool) -> Tensor:
@@ -106,7 +128,7 @@ class FramesToWave:
     @torch.inference_mode()
     def _unknown_samples(self, n_frames: int, middle: int) -> Tensor:
         """(2, samples): which ones depend on the frames before the middle one, and on that one and those after it."""
-        device = next(self.decoder.parameters()).device
+        device = next(self.vocoder.parameters()).device
         features = torch.zeros(2, n_frames, self.decoder.feature_size, device=device)
         features[0, :middle] = features[1, middle:] = torch.nan
         return self.vocoder(self._mel(features, 0, 0.0, self._mel_frames(n_frames))).wave.isnan().cpu()

@@ -1,5 +1,7 @@
 """The aligned-duration model: batch = alone, cached = teacher-forced, controls, and that it learns."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -56,6 +58,51 @@ def test_a_text_in_a_batch_gives_what_it_gives_alone(kind, together):
         assert all(spoken.mel.shape == (80, int(spoken.durations.sum())) for spoken in both)
 
 
+def speech_in_parts(model: AlignedTTS, ends, **options) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """A long text's mel, whole and as it is streamed."""
+    text, zero = [TEXT[0].repeat(12)], torch.tensor([0])
+    whole = model.generate(text, zero, zero, generators=generators(1), **options)[0].mel
+    parts = list(model.stream(model.plan(text, zero, zero, generators=generators(1), **options), ends))
+    assert [ended for _, ended in parts] == [False] * (len(parts) - 1) + [True]
+    return whole, [mel for mel, _ in parts]
+
+
+@pytest.mark.parametrize("together", [1, 2, 3])
+@pytest.mark.parametrize("kind", DECODERS)
+def test_streamed_in_parts_is_the_whole(kind, together):
+    model = build(kind, frames_per_position=together)
+    for parameter in model.decoder.parameters():  # every weight counts, so that what is far is heard, too
+        parameter.data += 0.3 * torch.randn_like(parameter) / max(1, parameter[0].numel()) ** 0.5
+    whole, parts = speech_in_parts(model, itertools.count(7, 40))
+    assert whole.shape[1] > 300
+    made = torch.tensor([mel.shape[1] for mel in parts[:3]]).cumsum(0)
+    assert ((made - torch.tensor([7, 47, 87])) < together).all()
+    assert (made >= torch.tensor([7, 47, 87])).all()
+    assert torch.allclose(torch.cat(parts, dim=1), whole, atol=1e-4)
+    alone, = speech_in_parts(model, [])[1]
+    assert torch.allclose(alone, whole, atol=1e-4)
+
+
+def test_a_stream_ends_where_the_decoder_stops():
+    model = build("autoregressive")
+    torch.nn.init.constant_(model.predictors["duration"].out.bias, 3.0)  # 19 frames, the last silence, too
+    for bias in (20.0, -20.0):
+        torch.nn.init.constant_(model.decoder.stop.bias, bias)
+        whole, parts = speech_in_parts(model, [100, 200, 5000])
+        assert len(parts) == 3
+        assert sum(mel.shape[1] for mel in parts) == whole.shape[1]
+        assert torch.allclose(torch.cat(parts, dim=1), whole, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["parallel", "flow"])
+def test_no_position_sees_further_than_the_reach(kind):
+    decoder = build(kind).decoder
+    features, mask = torch.randn(1, 80, 32), torch.ones(1, 80, dtype=torch.bool)
+    features[:, 40] = torch.nan
+    unknown = decoder.generate(features, mask, torch.zeros(1, 80, 160)).mel.isnan()[0, :, 0].nonzero()
+    assert (int(unknown.min()), int(unknown.max())) == (40 - decoder.reach, 40 + decoder.reach)
+
+
 @pytest.mark.parametrize("kind", ["parallel", "flow"])
 @pytest.mark.parametrize("rate", [0.5, 2.0])
 def test_the_rate_scales_the_speech(kind, rate):
@@ -80,10 +127,11 @@ def test_autoregressive_cached_is_teacher_forced():
     model = build("autoregressive")
     features = torch.randn(2, 12, 32, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
-        mel, stops = model.decoder.generate_with_stops(features)
-        forced = model.decoder(features, torch.ones(2, 12, dtype=torch.bool), mel)
-    assert torch.allclose(forced.mel, mel, atol=1e-5)
-    assert torch.allclose(forced.stop_logits, stops, atol=1e-5)
+        mask = torch.ones(2, 12, dtype=torch.bool)
+        made = model.decoder.generate(features, mask, torch.zeros(2, 12, 160))
+        forced = model.decoder(features, mask, made.mel)
+    assert torch.allclose(forced.mel, made.mel, atol=1e-5)
+    assert torch.allclose(forced.stop_logits, made.stop_logits, atol=1e-5)
 
 
 def test_a_stop_cuts_nothing_but_the_last_silence():
@@ -120,7 +168,7 @@ def test_the_flow_is_exact_for_an_exact_velocity():
     target, noise = torch.randn(1, 4, 160), torch.randn(1, 4, 160)
     decoder.velocity = lambda x, time, condition, mask: target - noise
     features = torch.zeros(1, 4, 32)
-    assert torch.allclose(decoder.generate(features, torch.ones(1, 4, dtype=torch.bool), noise), target, atol=1e-5)
+    assert torch.allclose(decoder.generate(features, torch.ones(1, 4, dtype=torch.bool), noise).mel, target, atol=1e-5)
 
 
 def test_noise_at_time_zero_and_the_target_at_time_one(monkeypatch):

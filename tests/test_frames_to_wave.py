@@ -18,19 +18,21 @@ from models.codec import MelCodec
 from models.hidden_decoder import HiddenDecoder
 from models.token_decoder import TokenDecoder
 from models.vocoder import VocoderOutput, build_vocoder
-from synthesis.frames_to_wave import FramesToWave, Reach, WaveStream
+from synthesis.frames_to_wave import FramesToWave, NoDecoder, Reach, WaveStream
 
 VOCODERS = {
     "multiband": MultibandISTFTConfig(hidden_size=8, resblock_kernel_sizes=[3, 7], resblock_dilations=[1, 5]),
     "vocos": VocosConfig(hidden_size=16, intermediate_size=16, n_layers=3),
     "harmonic": HarmonicVocosConfig(hidden_size=16, intermediate_size=16, n_layers=2),
 }
-DECODERS = {"codec": 22050 / 256 / 4, "tokens": 75.0, "many tokens": 200.0, "hidden": 21.5}
+DECODERS = {"codec": 22050 / 256 / 4, "tokens": 75.0, "many tokens": 200.0, "hidden": 21.5, "mel": 22050 / 256}
 FRAMES = 150
 
 
 def make_decoder(kind: str, audio: AudioConfig) -> nn.Module:
     rate = DECODERS[kind]
+    if kind == "mel":
+        return NoDecoder(audio.n_mels)
     if kind == "codec":
         config = MelCodecConfig(bottleneck=FSQConfig(levels=[4, 4], n_codebooks=2), hidden_size=16, decoder_layers=3)
         return MelCodec(config, audio, 2).decoder
@@ -52,8 +54,8 @@ def make(kind: str, vocoder: nn.Module | str, padding: str = "same") -> FramesTo
 
 def said(kind: str, n_frames: int = FRAMES) -> torch.Tensor:
     generator = torch.Generator().manual_seed(n_frames)
-    if kind == "hidden":
-        return torch.randn(6, n_frames, generator=generator)
+    if kind in ("hidden", "mel"):
+        return torch.randn(6 if kind == "hidden" else 8, n_frames, generator=generator)
     return torch.randint(16, (2, n_frames), generator=generator)
 
 
@@ -98,6 +100,14 @@ def test_what_comes_later_does_not_change_what_is_decided(kind, vocoder):
         assert 0 < to_wave.decided(known) <= int(changed.min())
 
 
+@pytest.mark.parametrize("kind", DECODERS)
+def test_how_many_frames_decide_so_many_samples(kind):
+    to_wave = make(kind, "vocos")
+    for samples in (1, 1000, 5512, 20000):
+        frames = to_wave.frames_for(samples)
+        assert to_wave.decided(frames - 1) < samples <= to_wave.decided(frames)
+
+
 def test_the_reach_is_the_sum_of_all_kernels():
     # 3 blocks of 7 code frames; 4 kernels of 7 mel frames; a window of 1024 samples about a hop of 256
     samples = 3 * 3 * 1024 + 4 * 3 * 256 + (1024 - 256) // 2
@@ -133,7 +143,7 @@ def test_networks_without_bounds():
     assert sum(len(chunk) > 0 for chunk in chunks) > 3
 
     to_wave = make("codec", Everywhere(causal=False))
-    assert (to_wave.reach.before, to_wave.reach.after) == (None, None)
+    assert (to_wave.reach.before, to_wave.reach.after, to_wave.frames_for(1)) == (None, None, None)
     chunks = streamed(to_wave, frames)
     assert [len(chunk) for chunk in chunks[:-1]] == [0] * (FRAMES - 1)
     assert_equal(chunks[-1], to_wave.wave(frames, 1))

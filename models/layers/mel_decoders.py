@@ -1,11 +1,12 @@
 """From features at each position (a few mel frames) to mel: all at once, by flow matching, or one after the other.
 
-All have the same two calls: `forward(features, mask, target)` for training gives a `DecoderOutput`,
-`generate(features, mask, noise)` gives mel. Shapes: features (B, P, C), mask (B, P) True for a text's positions, mel
-(B, P, out_size) standardised to about mean 0 and variance 1, noise like the mel. Behind a text's end nothing has a
-meaning.
+All have the same three calls, which give a `DecoderOutput`: `forward(features, mask, target)` for training,
+`generate(features, mask, noise)`, and `pieces(features, noise, ends)`, which yields what `generate` gives of a text
+alone, up to each of the positions `ends`. Shapes: features (B, P, C), mask (B, P) True for a text's positions, mel (B,
+P, out_size) standardised to about mean 0 and variance 1, noise like the mel. Behind a text's end nothing has a meaning.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +22,7 @@ SIGMA_MIN = 1e-4  # what is left of the noise at time 1
 
 @dataclass
 class DecoderOutput:
-    """What training compares with the recording."""
+    """Mel, and what else training compares with the recording."""
 
     mel: Tensor
     """(B, P, out_size)"""
@@ -55,7 +56,25 @@ class ConvNeXtStack(nn.Module):
         return self.norm(x.transpose(1, 2))
 
 
-class ParallelDecoder(nn.Module):
+class ConvolutionalDecoder(nn.Module):
+    """What has a view of `reach` positions to either side."""
+
+    reach: int
+
+    def generate(self, features: Tensor, mask: Tensor, noise: Tensor) -> DecoderOutput:
+        raise NotImplementedError
+
+    def pieces(self, features: Tensor, noise: Tensor, ends: list[int]) -> Iterator[DecoderOutput]:
+        begin = 0
+        for end in ends:
+            first, seen = max(0, begin - self.reach), slice(max(0, begin - self.reach), end + self.reach)
+            mask = torch.ones_like(features[:, seen, 0], dtype=torch.bool)
+            mel = self.generate(features[:, seen], mask, noise[:, seen]).mel
+            yield DecoderOutput(mel[:, begin - first : end - first])
+            begin = end
+
+
+class ParallelDecoder(ConvolutionalDecoder):
     """Features -> mel in one pass."""
 
     def __init__(self, in_size: int, out_size: int, *, hidden_size: int, n_layers: int, kernel_size: int):
@@ -63,15 +82,16 @@ class ParallelDecoder(nn.Module):
         self.project_in = nn.Linear(in_size, hidden_size)
         self.stack = ConvNeXtStack(hidden_size, n_layers, kernel_size)
         self.project_out = nn.Linear(hidden_size, out_size)
+        self.reach = n_layers * (kernel_size // 2)
 
     def forward(self, features: Tensor, mask: Tensor, target: Tensor) -> DecoderOutput:
-        return DecoderOutput(self.generate(features, mask, target))
+        return self.generate(features, mask, target)
 
-    def generate(self, features: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
-        return self.project_out(self.stack(self.project_in(features), mask))
+    def generate(self, features: Tensor, mask: Tensor, noise: Tensor) -> DecoderOutput:
+        return DecoderOutput(self.project_out(self.stack(self.project_in(features), mask)))
 
 
-class FlowDecoder(nn.Module):
+class FlowDecoder(ConvolutionalDecoder):
     """A coarse mel, and a flow from noise to the mel that it makes likely (optimal-transport conditional flow matching,
     arXiv 2210.02747): x_t = (1 - (1 - s) t) x_0 + t x_1, whose velocity x_1 - (1 - s) x_0 the network learns."""
 
@@ -81,6 +101,7 @@ class FlowDecoder(nn.Module):
         """Synthesis takes `n_steps` Euler steps."""
         super().__init__()
         self.width, self.n_steps = hidden_size, n_steps
+        self.reach = n_steps * n_layers * (kernel_size // 2)
         width = hidden_size
         self.coarse = nn.Linear(in_size, out_size)
         self.project_features = nn.Linear(in_size + out_size, width)
@@ -107,13 +128,13 @@ class FlowDecoder(nn.Module):
         velocity = self.velocity(x, time, condition, mask)
         return DecoderOutput(coarse, velocity, target - (1 - SIGMA_MIN) * noise)
 
-    def generate(self, features: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
+    def generate(self, features: Tensor, mask: Tensor, noise: Tensor) -> DecoderOutput:
         _, condition = self.condition(features)
         x = noise
         for step in range(self.n_steps):
             time = torch.full((len(x),), step / self.n_steps, device=x.device)
             x = x + self.velocity(x, time, condition, mask) / self.n_steps
-        return x
+        return DecoderOutput(x)
 
 
 class AutoregressiveDecoder(nn.Module):
@@ -145,21 +166,23 @@ class AutoregressiveDecoder(nn.Module):
         hidden = self.body(inputs_embeds=inputs, use_cache=False).last_hidden_state
         return DecoderOutput(self.project_out(hidden), stop_logits=self.stop(hidden).squeeze(2))
 
-    def generate(self, features: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
-        return self.generate_with_stops(features)[0]
+    def generate(self, features: Tensor, mask: Tensor, noise: Tensor) -> DecoderOutput:
+        output, = self.pieces(features, noise, [features.shape[1]])
+        return output
 
-    def generate_with_stops(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """mel (B, P, out_size) and the stop logits (B, P), position by position with a KV cache."""
-        cache, mel, stops = DynamicCache(config=self.body.config), [], []
-        inputs = self.project_in(features)
+    def pieces(self, features: Tensor, noise: Tensor, ends: list[int]) -> Iterator[DecoderOutput]:
+        cache, begin, inputs = DynamicCache(config=self.body.config), 0, self.project_in(features)
         before = torch.zeros(len(features), 1, self.project_out.out_features, device=features.device)
-        for position in range(features.shape[1]):
-            step = inputs[:, position : position + 1] + self.prenet(before)
-            hidden = self.body(inputs_embeds=step, past_key_values=cache, use_cache=True).last_hidden_state
-            before = self.project_out(hidden)
-            mel.append(before)
-            stops.append(self.stop(hidden).squeeze(2))
-        return torch.cat(mel, dim=1), torch.cat(stops, dim=1)
+        for end in ends:
+            mel, stops = [], []
+            for position in range(begin, end):
+                step = inputs[:, position : position + 1] + self.prenet(before)
+                hidden = self.body(inputs_embeds=step, past_key_values=cache, use_cache=True).last_hidden_state
+                before = self.project_out(hidden)
+                mel.append(before)
+                stops.append(self.stop(hidden).squeeze(2))
+            yield DecoderOutput(torch.cat(mel, dim=1), stop_logits=torch.cat(stops, dim=1))
+            begin = end
 
 
 def _time_sinusoids(time: Tensor, channels: int) -> Tensor:
