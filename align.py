@@ -30,7 +30,7 @@ from config import Config, load_config, parse_config
 from data_utils import BatchStream, Clip, clips_of_length, collate_items, in_turns, read_filelist, stream_batches
 from durations_cache import durations_fingerprint, write_durations
 from mel_processing import frames_for, load_audio
-from models import load_network
+from models import build_aligner, load_network
 from models.aligner import Aligner
 from models.layers.alignment import beta_binomial_prior, forward_sum_loss
 from text import Frontend, build_frontend
@@ -97,13 +97,12 @@ def train(config: Config, arguments) -> bool:
     if not len(dataset) or not len(validation):
         raise ValueError("every clip is left out: is the text of the filelists IPA?")
     torch.manual_seed(stage.seed)
-    aligner = Aligner(config.aligner, config.audio, len(frontend), len(speakers))
-    letters = sorted({unit.symbol for units in dataset.units for unit in units})
-    run = Run(
-        stage_name="aligner", stage=stage, arguments=arguments, generator=aligner, metadata={
-            "config": config.model_dump(), "text": frontend.state(), "speakers": speakers, "letters": letters,
-        },
-    )
+    metadata = {
+        "config": config.model_dump(), "text": frontend.state(), "speakers": speakers,
+        "letters": sorted({unit.symbol for units in dataset.units for unit in units}),
+    }
+    run = Run(stage_name="aligner", stage=stage, arguments=arguments, generator=build_aligner(config, metadata),
+              metadata=metadata)
 
     def training_step(run: Run, batch: dict) -> dict[str, Tensor]:
         batch = run.to_device(batch)
@@ -169,8 +168,7 @@ def load_aligner(model: str, config: Config) -> tuple[Aligner, dict]:
     if stored.audio != config.audio:
         raise ValueError(f"{folder}: was trained with another audio section than this config's; use the config it was "
                          "trained with, or train an aligner under another model name")
-    aligner = Aligner(stored.aligner, stored.audio, len(checkpoint["text"]["symbols"]), len(checkpoint["speakers"]))
-    return load_network(aligner, checkpoint, folder), checkpoint
+    return load_network(build_aligner(stored, checkpoint), checkpoint, folder), checkpoint
 
 
 def own_alignments(

@@ -162,7 +162,8 @@ def main() -> None:
                         "samples on the standard output, as early as they are made")
     parser.add_argument("--mel", type=Path, metavar="PNG", help="also draw the mel of what was spoken")
     parser.add_argument("--times", type=Path, metavar="FILE", help="also write when each word is said: .json, .srt or "
-                        ".TextGrid; with -i this suffix alone, for a file beside each wav")
+                        ".TextGrid (a language model needs an aligner, align.py); with -i this suffix alone, for a "
+                        "file beside each wav")
     parser.add_argument("--rate", type=float, default=1.0, help="times as fast (aligned-duration models)")
     parser.add_argument("--pitch", type=float, default=0.0, help="semitones higher (aligned-duration models)")
     parser.add_argument("--energy", type=float, default=0.0, help="decibels louder, as the voice would say it")

@@ -50,10 +50,7 @@ class AlignedClips(Dataset):
 
     def row(self, index: int, of_units: list[int], score: float) -> dict:
         """What `durations_cache` keeps of a clip whose units have so many frames."""
-        clip, units = self.clips[index], self.units[index]
-        durations = [0] * (units[-1].place + 1)
-        for unit, frames in zip(units, of_units, strict=False):
-            durations[unit.place] = frames
+        clip, durations = self.clips[index], symbol_durations(self.units[index], of_units)
         return {
             "path": str(clip.path), "speaker": clip.speaker, "language": clip.language, "ipa": clip.text,
             "durations": durations, "frames": sum(durations), "seconds": self.seconds[index], "score": score,
@@ -67,6 +64,15 @@ class AlignedClips(Dataset):
             "optional": torch.tensor([unit.optional for unit in self.units[index]]),
             "speaker": self._speakers[index], "name": str(self.clips[index].path),
         }
+
+
+def symbol_durations(units: list[AlignmentUnit], of_units: list[int]) -> list[int]:
+    """Durations as `durations_cache` has them, from the frames of the units (and perhaps of padding behind them)."""
+    durations = [0] * (units[-1].place + 1)
+    for unit, frames in zip(units, of_units, strict=False):
+        durations[unit.place] = frames
+    return durations
+
 
 class _Tried(Dataset):
     """Items, or why there is none."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from checkpoints import load_weights, network_weights
 from config import Config, GaussianConfig, MelCodecConfig, parse_config
 from models.aligned_tts import AlignedTTS
+from models.aligner import Aligner
 from models.codec import MelCodec
 from models.encodec import Encodec
 from models.hidden_decoder import HiddenDecoder
@@ -178,6 +179,12 @@ def build_token_lm(config: Config, checkpoint_data: dict) -> TokenLM:
         n_codebooks=checkpoint_data["codec"]["n_codebooks"], codebook_size=checkpoint_data["codec"]["codebook_size"],
         n_speakers=len(checkpoint_data["speakers"]), n_languages=len(checkpoint_data["languages"]),
     )
+
+
+def build_aligner(config: Config, checkpoint_data: dict) -> Aligner:
+    """An aligner for the symbols and speakers in `checkpoint_data`, with fresh weights."""
+    return Aligner(config.aligner, config.audio, len(checkpoint_data["text"]["symbols"]),
+                   len(checkpoint_data["speakers"]))
 
 
 def build_aligned_tts(config: Config, checkpoint_data: dict) -> AlignedTTS:

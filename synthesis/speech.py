@@ -31,6 +31,8 @@ class Part:
     words: list[Interval] | None = None
     """In seconds from its beginning, where the system knows them; labels are IPA."""
     phones: list[Interval] | None = None
+    untimed: str = ""
+    """Why they are not known."""
     text: str = ""
     """As written; of a sentence in several pieces, all of it is at the first. IPA if that is what was given."""
     start: float = 0.0

@@ -20,12 +20,12 @@ def save_timings(path: Path, parts: list[Part], seconds: float) -> None:
     """Writes the times of speech of so many `seconds` in the format of the file's suffix: .json (words and phones of
     every part), .srt (a subtitle a sentence), .TextGrid (tiers words and phones).
 
-    ValueError for another suffix, and for a speech whose system does not know its words' times.
+    ValueError for another suffix, and for speech of which a part's times are not known, saying why.
     """
     check_timings_path(path)
-    if any(part.words is None for part in parts):
-        raise ValueError(f"{path}: this model does not know when its words are said; an aligned-duration model does "
-                         "(train_aligned.py)")
+    for part in parts:
+        if part.words is None:
+            raise ValueError(f"{path}: it is not known when the words of '{part.ipa}' are said: {part.untimed}")
     path.parent.mkdir(parents=True, exist_ok=True)
     WRITERS[path.suffix](path, parts, seconds)
 

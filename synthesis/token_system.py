@@ -22,6 +22,7 @@ from synthesis.frames_to_wave import FramesToWave, WaveStream
 from synthesis.pieces import cut_to_fit
 from synthesis.speech import Part, index_of, speaker_for
 from synthesis.watch import SILENT_SECONDS, RepetitionWatch, longest_silence
+from synthesis.word_times import WordTimes
 from text import build_frontend
 from voice_folder import has_stage, require_stage
 from voice_prompts import VoicePrompt, nearest_speaker, read_voice_prompt
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 BOUND_MARGIN = 1.2  # a sentence may be this much slower than 99.5 % of the training clips
 BOUND_FRAMES_SECONDS = 0.5
+UNTIMED = ("this model has no aligner: train one under its name (align.py), or use an aligned-duration model "
+           "(train_aligned.py)")
 REASONS = ["stop", "silent", "length", "stuck"]  # from good to bad
 
 
@@ -96,6 +99,9 @@ class TokenSystem:
         self.fast_lm = Decoder(self.lm)
         generator.vocoder.remove_weight_norm()
         self.to_wave = FramesToWave(decoder.to(device), generator.vocoder.to(device), self.audio, self.code_frame_rate)
+        self.word_times = None
+        if has_stage(folder / "aligner") and lm_config.text.frontend == "ipa":
+            self.word_times = WordTimes(folder / "aligner", self.audio, device)
 
     @staticmethod
     def is_trained(folder: Path) -> bool:
@@ -110,10 +116,12 @@ class TokenSystem:
 
     @property
     def stages(self) -> dict[str, str]:
-        """As `System` says; the codec is there for references, and where the vocoder was trained on mel."""
+        """As `System` says; the codec is there for references, and where the vocoder was trained on mel, the aligner
+        for the times of words."""
         own_codec = isinstance(self.config.codec, MelCodecConfig) and has_stage(self.folder / "codec")
         return {name: "" for name, used in
-                {"llm": not self.hidden, "vocoder": True, "codec": own_codec}.items() if used}
+                {"llm": not self.hidden, "vocoder": True, "codec": own_codec, "aligner": self.word_times}.items()
+                if used}
 
     @cached_property
     def codec(self) -> Codec:
@@ -185,7 +193,7 @@ class TokenSystem:
             waiting = [i for i in waiting if spoken[i].finish_reason != "stop"]
             if not waiting:
                 break
-        return spoken
+        return [self._timed(part, voice) for part in spoken]
 
     def stream_part(
         self, ipa: str, language: str, voice: TokenVoice, *, sampling: Sampling, generator: torch.Generator | None
@@ -203,7 +211,8 @@ class TokenSystem:
             if len(samples):
                 chunks.append(samples)
             if ended:
-                yield samples, self._part(ipa, torch.cat(chunks), generated.finish_reason)
+                part = self._part(ipa, torch.cat(chunks), generated.finish_reason)
+                yield samples, self._timed(part, voice)
                 return
             if len(samples):
                 yield samples, None
@@ -277,6 +286,11 @@ class TokenSystem:
         if finish_reason == "stop" and longest_silence(wave, self.audio.sample_rate) > SILENT_SECONDS:
             finish_reason = "silent"
         return Part(ipa, wave, len(wave) / self.audio.sample_rate, finish_reason)
+
+    def _timed(self, part: Part, voice: TokenVoice) -> Part:
+        if self.word_times is None:
+            return replace(part, untimed=UNTIMED)
+        return self.word_times.timed(part, self.decoder_speakers[voice.decoder_speaker])
 
     def _encode(self, ipa: str, prompt: VoicePrompt | None) -> list[int]:
         """Symbol ids, behind those of what the prompt says."""

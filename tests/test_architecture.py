@@ -25,7 +25,7 @@ LIBRARIES = {
     "evaluation": {"evaluation", "config", "checkpoints", "data_utils", "losses", "mel_processing", "models",
                    "plotting", "preprocessing", "prosody", "voice_folder"},
     "decoding": {"decoding", "models"},
-    "synthesis": {"synthesis", "decoding", "alignments.textgrids", "config", "checkpoints", "mel_processing", "models",
+    "synthesis": {"synthesis", "decoding", "alignments", "config", "checkpoints", "mel_processing", "models",
                   "preprocessing.speech", "text", "voice_folder", "voice_prompts"},
 }
 NETWORK_PARTS = {"models.layers", "config", "mel_processing"}
