@@ -91,7 +91,7 @@ def test_a_stream_gives_the_samples_of_the_whole_before_all_are_made(with_durati
         assert (part.text, part.start, part.words) == (whole.text, whole.start, whole.words)
         begin = round(part.start * speech.sample_rate)
         torch.testing.assert_close(part.samples, speech.samples[begin : begin + len(part.samples)], atol=1e-5, rtol=0)
-    assert [len(of_part) > 1 for of_part in of_parts] == [True, True, False]
+    assert all(len(of_part) > 1 for of_part in of_parts)
     assert 0.25 <= chunks[0].seconds < 0.25 + 2 * 256 / 22050
     other = synthesizer.speak(text, seed=2, batch_size=1)
     assert torch.equal(other.samples, speech.samples) == (kind != "flow")
