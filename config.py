@@ -19,6 +19,13 @@ def _odd(size: int) -> int:
     return size
 
 
+def _check_lookahead(lookahead: int | None, n_convolutions: int) -> None:
+    most = 3 * n_convolutions
+    if (lookahead or 0) > most:
+        raise ValueError(f"lookahead {lookahead}: {n_convolutions} convolutions, 3 frames each, hear at most {most}; "
+                         "take no more, or null for all of them")
+
+
 Odd = Annotated[int, Field(gt=0), AfterValidator(_odd)]
 
 
@@ -186,8 +193,16 @@ class MelCodecConfig(Section):
     hidden_size: Positive = 384
     encoder_layers: Positive = 6
     decoder_layers: Positive = 8
+    lookahead: Annotated[int, Field(ge=0)] | None = None
+    """Code frames that the decoder hears ahead, all layers together, and thus how late a stream is first heard; null: 3
+    a layer."""
     ctc_upsample: Positive = 2
     """Symbol predictions a code frame, where train.codec.loss_weights has ctc: they must outnumber the symbols."""
+
+    @model_validator(mode="after")
+    def check(self):
+        _check_lookahead(self.lookahead, self.decoder_layers)
+        return self
 
 
 Codec = Annotated[EncodecConfig | MelCodecConfig, Field(discriminator="kind")]
@@ -258,24 +273,41 @@ class MultibandISTFTConfig(Section):
     """Fixed PQMF synthesis, or filters that start there and are trained."""
 
 
-class VocosConfig(Section):
+class BackboneConfig(Section):
+    """ConvNeXt at the mel frame rate."""
+
+    hidden_size: Positive = 512
+    intermediate_size: Positive = 1536
+    n_layers: Positive = 8
+    lookahead: Annotated[int, Field(ge=0)] | None = None
+    """Mel frames that it hears ahead, all layers and the one before them together, and thus how late a stream is first
+    heard; null: 3 a layer."""
+
+    @model_validator(mode="after")
+    def check(self):
+        _check_lookahead(self.lookahead, 1 + self.n_layers)
+        return self
+
+
+class VocosConfig(BackboneConfig):
     """Vocos (arXiv 2306.00814): ConvNeXt at the mel frame rate, then one iSTFT."""
 
     kind: Literal["vocos"] = "vocos"
     pretrained: str | None = None
     """File of published weights (vocos-mel-24khz's pytorch_model.bin) that training starts from."""
-    hidden_size: Positive = 512
-    intermediate_size: Positive = 1536
-    n_layers: Positive = 8
+
+    @model_validator(mode="after")
+    def check_pretrained(self):
+        if self.pretrained and self.lookahead is not None:
+            raise ValueError(f"lookahead {self.lookahead}: pretrained weights hear 3 frames a layer ahead; set "
+                             "lookahead or pretrained to null")
+        return self
 
 
-class HarmonicVocosConfig(Section):
+class HarmonicVocosConfig(BackboneConfig):
     """Vocos' backbone as filters of pulses at the f0 and of noise: in tune after minutes of training."""
 
     kind: Literal["harmonic_vocos"] = "harmonic_vocos"
-    hidden_size: Positive = 512
-    intermediate_size: Positive = 1536
-    n_layers: Positive = 8
 
 
 Vocoder = Annotated[MultibandISTFTConfig | VocosConfig | HarmonicVocosConfig, Field(discriminator="kind")]

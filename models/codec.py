@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from config import AudioConfig, BottleneckConfig, FSQConfig, GaussianConfig, MelCodecConfig, RVQConfig
 from mel_processing import frames_for, log_mel
-from models.layers.convnext import ConvNeXtBlock
+from models.layers.convnext import ConvNeXtBlock, frames_ahead
 from models.layers.ctc_head import CTCHead
 from models.layers.fingerprint import fingerprint
 from models.layers.fsq import FSQ
@@ -154,7 +154,8 @@ class MelDecoder(nn.Module):
         self.speaker = nn.Embedding(n_speakers, hidden)
         self.project_in = nn.Conv1d(bottleneck.n_channels, hidden, 1)
         self.blocks = nn.ModuleList(
-            ConvNeXtBlock(hidden, layer_scale=1 / config.decoder_layers) for _ in range(config.decoder_layers)
+            ConvNeXtBlock(hidden, layer_scale=1 / config.decoder_layers, ahead=ahead)
+            for ahead in frames_ahead(config.lookahead, config.decoder_layers)
         )
         self.norm = nn.LayerNorm(hidden, eps=1e-6)
         self.project_out = nn.Linear(hidden, audio.n_mels * config.stride)

@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import mel_processing
 from config import AudioConfig, HarmonicVocosConfig, MultibandISTFTConfig, VocosConfig
-from models.layers.convnext import ConvNeXtBlock, init_weights
+from models.layers.convnext import ConvNeXtBlock, FrameConv, frames_ahead, init_weights
 from models.layers.istft import ISTFT, gain, polar
 from models.layers.pqmf import PQMF
 from models.layers.resblock import LEAKY_SLOPE, MultiReceptiveField
@@ -116,11 +116,12 @@ class VocosBackbone(nn.Module):
 
     def __init__(self, config: VocosConfig | HarmonicVocosConfig, n_mels: int):
         super().__init__()
-        self.embed = nn.Conv1d(n_mels, config.hidden_size, 7, padding=3)
+        first, *others = frames_ahead(config.lookahead, 1 + config.n_layers)
+        self.embed = FrameConv(n_mels, config.hidden_size, 7, ahead=first)
         self.norm = nn.LayerNorm(config.hidden_size, eps=1e-6)
         self.convnext = nn.ModuleList(
-            ConvNeXtBlock(config.hidden_size, config.intermediate_size, layer_scale=1 / config.n_layers)
-            for _ in range(config.n_layers)
+            ConvNeXtBlock(config.hidden_size, config.intermediate_size, layer_scale=1 / config.n_layers, ahead=ahead)
+            for ahead in others
         )
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=1e-6)
         init_weights(self.embed)

@@ -24,8 +24,11 @@ VOCODERS = {
     "multiband": MultibandISTFTConfig(hidden_size=8, resblock_kernel_sizes=[3, 7], resblock_dilations=[1, 5]),
     "vocos": VocosConfig(hidden_size=16, intermediate_size=16, n_layers=3),
     "harmonic": HarmonicVocosConfig(hidden_size=16, intermediate_size=16, n_layers=2),
+    "vocos, 4 ahead": VocosConfig(hidden_size=16, intermediate_size=16, n_layers=3, lookahead=4),
 }
-DECODERS = {"codec": 22050 / 256 / 4, "tokens": 75.0, "many tokens": 200.0, "hidden": 21.5, "mel": 22050 / 256}
+CODEC_RATE = 22050 / 256 / 4
+DECODERS = {"codec": CODEC_RATE, "codec, 2 ahead": CODEC_RATE, "tokens": 75.0, "many tokens": 200.0, "hidden": 21.5,
+            "mel": 22050 / 256}
 FRAMES = 150
 
 
@@ -33,8 +36,9 @@ def make_decoder(kind: str, audio: AudioConfig) -> nn.Module:
     rate = DECODERS[kind]
     if kind == "mel":
         return NoDecoder(audio.n_mels)
-    if kind == "codec":
-        config = MelCodecConfig(bottleneck=FSQConfig(levels=[4, 4], n_codebooks=2), hidden_size=16, decoder_layers=3)
+    if kind.startswith("codec"):
+        config = MelCodecConfig(bottleneck=FSQConfig(levels=[4, 4], n_codebooks=2), hidden_size=16, decoder_layers=3,
+                                lookahead=2 if "ahead" in kind else None)
         return MelCodec(config, audio, 2).decoder
     if kind == "hidden":
         return HiddenDecoder(HiddenDecoderConfig(hidden_size=8, n_layers=4), audio, 6, rate, 2)
@@ -112,6 +116,9 @@ def test_the_reach_is_the_sum_of_all_kernels():
     # 3 blocks of 7 code frames; 4 kernels of 7 mel frames; a window of 1024 samples about a hop of 256
     samples = 3 * 3 * 1024 + 4 * 3 * 256 + (1024 - 256) // 2
     assert make("codec", "vocos").reach == Reach(samples, samples)
+    window = (1024 - 256) // 2
+    before, after = (3 * 6 - 2) * 1024 + (4 * 6 - 4) * 256 + window, 2 * 1024 + 4 * 256 + window
+    assert make("codec, 2 ahead", "vocos, 4 ahead").reach == Reach(before, after)
 
 
 @pytest.mark.parametrize("n_frames", [1, 2, 5, 40])

@@ -3,7 +3,7 @@ import pytest
 import scipy.signal
 import torch
 
-from models.layers.convnext import ConvNeXtBlock
+from models.layers.convnext import ConvNeXtBlock, FrameConv, frames_ahead
 from models.layers.istft import ISTFT, polar
 from models.layers.pqmf import PQMF
 from models.layers.resblock import MultiReceptiveField
@@ -28,6 +28,22 @@ def test_convnext_has_the_published_parameter_names():
         "gamma": (16,), "dwconv.weight": (16, 1, 7), "dwconv.bias": (16,), "norm.weight": (16,), "norm.bias": (16,),
         "pwconv1.weight": (24, 16), "pwconv1.bias": (24,), "pwconv2.weight": (16, 24), "pwconv2.bias": (16,),
     }
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_a_convolution_hears_so_many_frames_ahead(ahead):
+    conv, x = FrameConv(4, 6, 7, ahead=ahead), torch.randn(2, 4, 20, requires_grad=True)
+    y = conv(x)
+    padded = torch.nn.functional.pad(x, (6 - ahead, ahead))
+    torch.testing.assert_close(y, torch.nn.functional.conv1d(padded, conv.weight, conv.bias))
+    heard, = torch.autograd.grad(y[:, :, 10].sum(), x)
+    assert heard.abs().sum((0, 1)).nonzero().flatten().tolist() == list(range(4 + ahead, 11 + ahead))
+
+
+def test_lookahead_is_shared_out_from_the_first_layer_on():
+    assert frames_ahead(None, 3) == [3, 3, 3] == frames_ahead(9, 3)
+    assert frames_ahead(4, 3) == [3, 1, 0]
+    assert frames_ahead(0, 2) == [0, 0]
 
 
 def decibels(error: torch.Tensor, signal: torch.Tensor) -> float:
