@@ -50,7 +50,7 @@ class Decoder:
         weights = read_weights(lm.body, [head.weight for head in lm.heads])
         kept = quantized(weights) if precision == "int8" else weights
         self.functional = Functional(restored(kept) if precision == "int8" else weights)
-        self.kernel_weights = kernel.arrays_of(kept) if self.device.type == "cpu" else None
+        self.kernel_weights = kernel.arrays_of(kept, copied=True) if self.device.type == "cpu" else None
         size = lm.config.head_size or lm.config.hidden_size // lm.config.n_heads
         self.cache_shape = (lm.config.n_layers, weights.n_kv_heads, size)
         with torch.no_grad():

@@ -1,5 +1,5 @@
 """One step of the transformer for a few rows on one CPU core, compiled by numba: nothing but the weights is read from
-memory, each once, and two streams of them at a time, which the prefetchers of a core follow better than one."""
+memory, each once, and four streams of them at a time, which a core follows faster than one or two."""
 
 import math
 
@@ -20,11 +20,14 @@ SMALLEST, LARGEST = np.float32(-87), np.float32(88)
 GELU_LINEAR, GELU_CUBIC = np.float32(2 * math.sqrt(2 / math.pi)), np.float32(0.044715)
 
 
-def arrays_of(weights: tuple) -> tuple:
-    """Named tuples of tensors as the same of NumPy arrays, which share their memory."""
+def arrays_of(weights: tuple, copied: bool = False) -> tuple:
+    """Named tuples of tensors as the same of NumPy arrays, which share their memory; or copies, which are read a little
+    faster, because NumPy asks the system for large pages and PyTorch does not."""
     if isinstance(weights, tuple):
-        return type(weights)(*[arrays_of(value) for value in weights])
-    return weights.numpy() if isinstance(weights, Tensor) else weights
+        return type(weights)(*[arrays_of(value, copied) for value in weights])
+    if not isinstance(weights, Tensor):
+        return weights
+    return weights.numpy().copy() if copied else weights.numpy()
 
 
 @intrinsic
@@ -50,16 +53,22 @@ def exponential(x):
 def product(matrix, layer, x, y):
     """x (A, inputs) -> y (A, outputs)."""
     weight, scale, bias = matrix.weight[layer], matrix.scale[layer], matrix.bias[layer]
-    half, count = weight.shape[0] // 2, weight.shape[1]
-    for o in range(half):
+    part, count = weight.shape[0] // 4, weight.shape[1]
+    for a in range(part):
+        b, c, d = a + part, a + 2 * part, a + 3 * part
         for row in range(x.shape[0]):
-            first, second = ZERO, ZERO
+            first, second, third, fourth = ZERO, ZERO, ZERO, ZERO
             for i in range(count):
-                first += np.float32(weight[o, i]) * x[row, i]
-                second += np.float32(weight[o + half, i]) * x[row, i]
-            y[row, o] = first * scale[o] + bias[o]
-            y[row, o + half] = second * scale[o + half] + bias[o + half]
-    for o in range(2 * half, weight.shape[0]):
+                value = x[row, i]
+                first += np.float32(weight[a, i]) * value
+                second += np.float32(weight[b, i]) * value
+                third += np.float32(weight[c, i]) * value
+                fourth += np.float32(weight[d, i]) * value
+            y[row, a] = first * scale[a] + bias[a]
+            y[row, b] = second * scale[b] + bias[b]
+            y[row, c] = third * scale[c] + bias[c]
+            y[row, d] = fourth * scale[d] + bias[d]
+    for o in range(4 * part, weight.shape[0]):
         for row in range(x.shape[0]):
             first = ZERO
             for i in range(count):

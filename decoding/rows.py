@@ -5,11 +5,10 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from decoding.draw_kernel import UNKNOWN, draw
 from models.layers.delay import steps_for
 from models.layers.sampling import Sampling, choose
 from models.token_lm import TokenLM
-
-UNKNOWN = -1
 
 
 @dataclass
@@ -23,7 +22,7 @@ class Rows:
     bounds: Tensor
     """(R,) the most frames"""
     frames: Tensor
-    """(R,) -1 until codebook 0 has said end"""
+    """(R,) UNKNOWN until codebook 0 has said end"""
     done: Tensor
     """(R,) whether the last step is drawn"""
     late: Tensor
@@ -99,6 +98,16 @@ class Drawing:
 
     def __call__(self, rows: Rows, A: int) -> None:
         """Draws step `rows.steps` of the first A rows from their logits."""
+        if rows.logits.device.type != "cpu":
+            self.by_tensors(rows, A)
+            return
+        s = self.sampling
+        arrays = (rows.steps, rows.bounds, rows.frames, rows.done, rows.late, rows.recent, rows.uniform, rows.codes)
+        draw((float(s.temperature), s.top_k, float(s.top_p), float(s.repetition_threshold)),
+             *(array.numpy() for array in arrays), rows.logits[:A].numpy())
+
+    def by_tensors(self, rows: Rows, A: int) -> None:
+        """The same on any device, without waiting for it."""
         lm, sampling, K = self.lm, self.sampling, self.lm.n_codebooks
         every, steps, frames = torch.arange(A, device=rows.steps.device), rows.steps[:A], rows.frames[:A]
         logits = rows.logits[:A].view(A, K, -1) + self.never

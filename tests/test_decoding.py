@@ -10,7 +10,9 @@ from test_token_lm import CODEBOOK_SIZE, GREEDY, N_SYMBOLS, make_lm
 from decoding import kernel
 from decoding.engine import STEPS_PER_LOOK, Decoder, bucket
 from decoding.functional import Functional
+from decoding.rows import Drawing, Rows
 from decoding.weights import quantized, read_weights, restored, weight_bytes
+from models.layers.delay import steps_for
 from models.layers.sampling import Sampling
 from models.token_lm import TokenLM
 
@@ -173,6 +175,29 @@ def test_what_is_drawn_for_a_text_does_not_depend_on_the_others(sampling):
     for count in (1, 4):
         # seeds of the texts are drawn in their order
         assert codes(count, 12, seed=1) == every[:count]
+
+
+@pytest.mark.parametrize("n_codebooks", [1, 3])
+@pytest.mark.parametrize("sampling", [GREEDY, *SAMPLINGS])
+def test_the_kernel_draws_what_tensors_draw(sampling, n_codebooks):
+    lm = make_lm(n_codebooks)
+    rows = [Rows.allocate(lm, (1, 1, 2), sampling, 6, 20, False) for _ in range(2)]
+    generator, drawing = torch.Generator().manual_seed(0), Drawing(lm, sampling)
+    late = torch.arange(n_codebooks * steps_for(0, n_codebooks)).view(n_codebooks, -1) % CODEBOOK_SIZE
+    for row in range(6):
+        for one in rows:
+            one.begin(row, 3, 2 + 2 * row, late, seed=row)
+    for _ in range(20):
+        logits = 3 * torch.randn(6, rows[0].logits.shape[1], generator=generator)
+        logits[:, ::2] *= 4  # now and then the same code again and again
+        for one in rows:
+            one.logits.copy_(logits)
+        drawing(rows[0], 5)
+        drawing.by_tensors(rows[1], 5)
+        for name, value in vars(rows[0]).items():
+            assert value.equal(getattr(rows[1], name)), name
+    assert rows[0].done.tolist() == [True] * 5 + [False]
+    assert rows[0].steps[5] == 0
 
 
 def test_draws_have_the_distribution_of_the_simple_way():
