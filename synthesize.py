@@ -16,6 +16,7 @@ From Python or a notebook:
 
 import argparse
 import logging
+import os
 import sys
 import time
 from functools import lru_cache
@@ -26,6 +27,7 @@ from torch import Tensor
 
 import cli
 from data_utils import DEFAULT_LANGUAGE, DEFAULT_SPEAKER, read_filelist
+from decoding.weights import PRECISIONS
 from mel_processing import audio_format, log_mel, save_audio
 from models.aligned_tts import Prosody
 from models.layers.sampling import Sampling
@@ -42,26 +44,27 @@ STANDARD_OUTPUT = Path("-")
 
 
 @lru_cache(maxsize=4)
-def load_synthesizer(model: str = DEFAULT_VOICE) -> Synthesizer:
-    """A model, or the voice that comes with the repository, loaded once per process."""
-    return Synthesizer(model)
+def load_synthesizer(model: str = DEFAULT_VOICE, precision: str | None = None) -> Synthesizer:
+    """A model, or the voice that comes with the repository, loaded once per process. `precision`: see `Synthesizer`."""
+    return Synthesizer(model, precision=precision)
 
 
 def synthesize_text(
     text: str, language: str = "en-us", speaker: str | None = None, model: str = DEFAULT_VOICE,
-    output_path: str | Path | None = None, times_path: str | Path | None = None, **options,
+    output_path: str | Path | None = None, times_path: str | Path | None = None,
+    precision: str | None = None, **options,
 ) -> tuple[Tensor, int]:
     """Speaks text: samples (n,) float32 and their rate, also written to `output_path` if given.
 
-    `times_path`: also write when each word was said (.json, .srt, .TextGrid; see `synthesis.timings`). The other
-    options, and what is refused, are those of `Synthesizer.stream`.
+    `times_path`: also write when each word was said (.json, .srt, .TextGrid; see `synthesis.timings`); `precision` as
+    of `Synthesizer`. The other options, and what is refused, are those of `Synthesizer.stream`.
     """
     if output_path:
         audio_format(output_path)
     if times_path:
         check_timings_path(Path(times_path))
     started = time.perf_counter()
-    speech = load_synthesizer(model).speak(text, language, speaker, **options)
+    speech = load_synthesizer(model, precision).speak(text, language, speaker, **options)
     if times_path:
         save_timings(Path(times_path), speech.parts, speech.seconds)
     if output_path:
@@ -77,7 +80,7 @@ def synthesize(ipa: str, language: str = "en-us", **options) -> tuple[Tensor, in
 
 def synthesize_progressively(
     text: str, language: str, speaker: str | None, model: str, output: Path, times_path: Path | None = None,
-    **options,
+    precision: str | None = None, **options,
 ) -> None:
     """Speaks text of any length, writing it while it is spoken, to a file or, as raw 16-bit samples as early as can be,
     to the standard output; without keeping it in memory. The options are those of `Synthesizer.stream`."""
@@ -85,14 +88,14 @@ def synthesize_progressively(
         audio_format(output)
     if times_path:
         check_timings_path(times_path)
-    synthesizer, started = load_synthesizer(model), time.perf_counter()
+    synthesizer, started = load_synthesizer(model, precision), time.perf_counter()
     if output == STANDARD_OUTPUT:
         chunks = synthesizer.stream(text, language, speaker, **options)
-        written = write_pcm(sys.stdout.buffer, chunks)
+        written = write_pcm(sys.stdout.buffer, chunks, times_path is not None)
         log.info("first sound after %.3f s", written.first_sound)
     else:
         chunks = synthesizer.stream(text, language, speaker, batch_size=BATCH_SIZE, **options)
-        written = write_file(output, chunks, synthesizer.audio.sample_rate)
+        written = write_file(output, chunks, synthesizer.audio.sample_rate, times_path is not None)
     if times_path:
         save_timings(times_path, written.parts, written.seconds)
     report(output, written.seconds, time.perf_counter() - started, len(written.parts))
@@ -147,6 +150,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("-m", "--model", default=DEFAULT_VOICE, help="name under checkpoints/, or an exported voice's "
                         "folder; the voice that comes with the repository if not given")
+    parser.add_argument("--precision", choices=PRECISIONS, help="of a language model's matrices: int8 is faster, on a "
+                        "CPU; int8 for voices exported so, else fp32, if not given")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", help="text to speak")
     source.add_argument("--ipa", help="IPA to speak")
@@ -178,8 +183,10 @@ def main() -> None:
                         "end well")
     options = parser.parse_args()
 
+    # oneDNN keeps what it compiled for each of the last 1024 shapes, and sentences have as many lengths
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     if options.input:
-        synthesize_filelist(load_synthesizer(options.model), options.input, options.output, options)
+        synthesize_filelist(load_synthesizer(options.model, options.precision), options.input, options.output, options)
         return
     progressive = options.text_file or options.output == STANDARD_OUTPUT
     if progressive and options.mel:
@@ -191,9 +198,9 @@ def main() -> None:
         text, input_type = options.ipa, "ipa"
     speak = synthesize_progressively if progressive else synthesize_text
     made = speak(text, options.language, options.speaker, options.model, options.output, options.times,
-                 input_type=input_type, **spoken_with(options))
+                 precision=options.precision, input_type=input_type, **spoken_with(options))
     if options.mel:
-        audio = load_synthesizer(options.model).audio
+        audio = load_synthesizer(options.model, options.precision).audio
         save_figure(mel_figure({text: log_mel(made[0][None], audio)[0]}), options.mel)
 
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from checkpoints import network_weights, require_checkpoint, saved_steps
+from decoding.weights import to_int8
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,10 @@ MODEL_FILE = "model.json"
 LEXICON_FILE = "lexicon.txt"
 NOT_EXPORTED = ("weights", "ema", "training", "has_discriminator", "stage", "step")
 
-Precision = Literal["fp16", "fp32"]
+SCALE = ".int8_scale"
+"""Ends the name of what an int8 matrix is to be multiplied with."""
+
+Precision = Literal["fp16", "fp32", "int8"]
 
 
 class ExportedStage(BaseModel):
@@ -65,6 +69,11 @@ def has_stage(folder: Path) -> bool:
     if is_exported(folder.parent):
         return folder.name in read_model(folder.parent).stages
     return bool(saved_steps(folder))
+
+
+def stored_precision(folder: Path) -> Precision:
+    """In what a model's weights are stored: checkpoints in fp32."""
+    return read_model(folder).precision if is_exported(folder) else "fp32"
 
 
 def require_stage(folder: str | Path, command: str) -> dict:
@@ -108,18 +117,22 @@ def read_stage(folder: Path, stage: str) -> dict:
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != entry.sha256:
         raise ValueError(f"{path}: damaged, or of another voice than {MODEL_FILE} beside it; export the voice again")
-    weights = {name: value.float() if value.dtype == torch.float16 else value
-               for name, value in safetensors.torch.load(content).items()}
+    stored = safetensors.torch.load(content)
+    weights = {name: _single(name, stored) for name in stored if not name.endswith(SCALE)}
     metadata = entry.metadata
     if metadata["config"]["text"]["lexicon"]:
         metadata["config"]["text"]["lexicon"] = str(folder / LEXICON_FILE)
     return {**metadata, "stage": stage, "step": entry.step, "weights": weights, "ema": None}
 
 
-def write_voice(folder: Path, source: Path, system: str, stages: dict[str, str], precision: Precision) -> int:
+def write_voice(
+    folder: Path, source: Path, system: str, stages: dict[str, str], precision: Precision,
+    matrices: dict[str, dict[str, int]],
+) -> int:
     """Writes the `stages` of the model in `source` as an exported voice, whole or not at all; gives its size in bytes.
 
     `stages`: for every stage the beginning of the names of the weights to take; the text frontend's is the first.
+    `matrices`: of a stage, the names of those that int8 is for, and which dimension is the inputs.
     ValueError if `folder` is there already, or a weight is too large for the precision.
     """
     if folder.exists():
@@ -129,7 +142,7 @@ def write_voice(folder: Path, source: Path, system: str, stages: dict[str, str],
         shutil.rmtree(temporary)
     temporary.mkdir(parents=True)
     try:
-        written = {name: _write_stage(temporary, source / name, prefix, precision, speaks_text=i == 0)
+        written = {name: _write_stage(temporary, source / name, prefix, precision, matrices.get(name, {}), i == 0)
                    for i, (name, prefix) in enumerate(stages.items())}
         model = ExportedModel(
             format="llm-istft-vits voice", version=1, system=system, precision=precision, stages=written,
@@ -144,7 +157,9 @@ def write_voice(folder: Path, source: Path, system: str, stages: dict[str, str],
     return size
 
 
-def _write_stage(folder: Path, source: Path, prefix: str, precision: Precision, speaks_text: bool) -> ExportedStage:
+def _write_stage(
+    folder: Path, source: Path, prefix: str, precision: Precision, matrices: dict[str, int], speaks_text: bool
+) -> ExportedStage:
     checkpoint = require_stage(source, "train it")
     stage = checkpoint["stage"]
     metadata = {name: value for name, value in checkpoint.items() if name not in NOT_EXPORTED}
@@ -154,13 +169,25 @@ def _write_stage(folder: Path, source: Path, prefix: str, precision: Precision, 
     metadata["config"]["text"]["lexicon"] = LEXICON_FILE if lexicon and speaks_text else None
     # a codec's fingerprint is that of its exact weights
     whole = precision == "fp32" or stage == "codec"
-    weights = {name: value.clone() if whole else _half(name, value, source)
-               for name, value in network_weights(checkpoint).items() if name.startswith(prefix)}
+    weights = {}
+    for name, value in network_weights(checkpoint).items():
+        if precision == "int8" and name in matrices:
+            weights[name], weights[name + SCALE] = to_int8(value, matrices[name])
+        elif name.startswith(prefix):
+            weights[name] = value.clone() if whole else _half(name, value, source)
     content = safetensors.torch.save(weights)
     (folder / f"{stage}.safetensors").write_bytes(content)
-    log.info("%s: step %d, %.2f M weights, %.1f MB", source, checkpoint["step"],
-             sum(value.numel() for value in weights.values()) / 1e6, len(content) / 1e6)
+    count = sum(value.numel() for name, value in weights.items() if not name.endswith(SCALE))
+    log.info("%s: step %d, %.2f M weights, %.1f MB", source, checkpoint["step"], count / 1e6, len(content) / 1e6)
     return ExportedStage(step=checkpoint["step"], sha256=hashlib.sha256(content).hexdigest(), metadata=metadata)
+
+
+def _single(name: str, stored: dict[str, Tensor]) -> Tensor:
+    """A weight as float32, as far as it was written with less."""
+    value = stored[name]
+    if value.dtype == torch.int8:
+        return value * stored[name + SCALE]
+    return value.float() if value.dtype == torch.float16 else value
 
 
 def _half(name: str, value: Tensor, source: Path) -> Tensor:

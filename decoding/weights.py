@@ -4,10 +4,15 @@ keys and values in one product, gate and up projection in one."""
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 INT8_MAX = 127
+
+
+PRECISIONS = ["fp32", "int8"]
+"""Of the matrices, for a `Decoder`."""
 
 
 class Matrix(NamedTuple):
@@ -91,9 +96,23 @@ def weight_bytes(weights: Weights) -> int:
     return sum(getattr(weights, name).weight.nbytes for name in MATRICES)
 
 
+def matrix_inputs(network: nn.Module) -> dict[str, int]:
+    """Names of the weights of a network's linear layers, which are those that a `Decoder` of it keeps as matrices, and
+    which of their two dimensions is the layer's inputs."""
+    return {f"{name}.weight": 0 if isinstance(module, Conv1D) else 1
+            for name, module in network.named_modules() if isinstance(module, Conv1D | nn.Linear)}
+
+
+def to_int8(weight: Tensor, inputs: int) -> tuple[Tensor, Tensor]:
+    """A matrix as int8 and the scale of each output, of size 1 in the dimension `inputs`, so that int8 times scale is
+    the matrix; of what that is, the same int8."""
+    scale = weight.abs().amax(inputs, keepdim=True).clamp(min=1e-12) / INT8_MAX
+    return (weight / scale).round().to(torch.int8), scale
+
+
 def _quantized(matrix: Matrix) -> Matrix:
-    scale = matrix.weight.abs().amax(2).clamp(min=1e-12) / INT8_MAX
-    return Matrix((matrix.weight / scale.unsqueeze(2)).round().to(torch.int8), scale, matrix.bias)
+    weight, scale = to_int8(matrix.weight, 2)
+    return Matrix(weight, scale.squeeze(2), matrix.bias)
 
 
 def _restored(matrix: Matrix) -> Matrix:

@@ -19,7 +19,12 @@ def is_trained(folder: Path) -> bool:
     return any(system.is_trained(folder) for system in SYSTEMS)
 
 
-def load_system(folder: Path, device: torch.device) -> System:
-    """The speech system that a model's folder holds, of checkpoints or an exported voice; ValueError if none is
-    complete, or if its stages do not fit each other, saying which."""
-    return next((system for system in SYSTEMS if system.is_trained(folder)), SYSTEMS[-1])(folder, device)
+def load_system(folder: Path, device: torch.device, precision: str | None = None) -> System:
+    """The speech system that a model's folder holds, of checkpoints or an exported voice. `precision` of the language
+    model's matrices: "fp32", "int8", or None for what the folder is made for.
+
+    ValueError if no system is complete, if its stages do not fit each other, saying which, or if this one does not
+    speak in this precision on this device.
+    """
+    system = next((system for system in SYSTEMS if system.is_trained(folder)), SYSTEMS[-1])
+    return system(folder, device, precision)

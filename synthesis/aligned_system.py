@@ -43,9 +43,14 @@ class AlignedSystem:
 
     name = "aligned"
     stages = {"aligned": "", "vocoder": "vocoder."}
+    matrices: dict[str, dict[str, int]] = {}
 
-    def __init__(self, folder: Path, device: torch.device):
-        """ValueError if a stage is not trained yet, or if the two do not fit each other."""
+    def __init__(self, folder: Path, device: torch.device, precision: str | None = None):
+        """ValueError if a stage is not trained yet, if the two do not fit each other, or for another precision than
+        fp32."""
+        if precision == "int8":
+            raise ValueError(f"{folder}: int8 is for language models, which read all of their weights for every step; "
+                             "this is an aligned-duration model, which speaks in fp32 alone")
         self.folder, self.device, model = folder, device, folder.name
         data = require_stage(folder / "aligned", f"python3 train_aligned.py -c CONFIG -m {model}")
         wave_data = require_stage(folder / "vocoder", f"python3 train_vocoder.py -c CONFIG -m {model}")

@@ -63,6 +63,8 @@ class System(Protocol):
     stages: dict[str, str]
     """Stages that it speaks with, that of the text frontend first, and how the names of the weights begin that it needs
     of each."""
+    matrices: dict[str, dict[str, int]]
+    """Of the stages that have any, the weights that it can read as int8, and which dimension of each is its inputs."""
     audio: AudioConfig
     frontend: Frontend
     languages: list[str]

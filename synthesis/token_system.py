@@ -14,6 +14,7 @@ from torch import Tensor
 
 from config import MelCodecConfig, parse_config
 from decoding.engine import Decoder
+from decoding.weights import matrix_inputs
 from models import Codec, MelToWave, build_token_lm, build_wave_generator, load_codec, load_network
 from models.aligned_tts import Prosody
 from models.layers.sampling import Sampling
@@ -24,7 +25,7 @@ from synthesis.speech import Part, index_of, speaker_for
 from synthesis.watch import SILENT_SECONDS, RepetitionWatch, longest_silence
 from synthesis.word_times import WordTimes
 from text import build_frontend
-from voice_folder import has_stage, require_stage
+from voice_folder import has_stage, require_stage, stored_precision
 from voice_prompts import VoicePrompt, nearest_speaker, read_voice_prompt
 
 log = logging.getLogger(__name__)
@@ -51,8 +52,13 @@ class TokenSystem:
 
     name = "token"
 
-    def __init__(self, folder: Path, device: torch.device):
-        """ValueError if a stage is not trained yet, or if two stages do not fit each other, saying which."""
+    def __init__(self, folder: Path, device: torch.device, precision: str | None = None):
+        """`precision` of the language model's matrices: "int8" (on a CPU) or "fp32"; None: int8 of a voice that was
+        exported so, where that can be.
+
+        ValueError if a stage is not trained yet, if two stages do not fit each other, saying which, or for int8
+        elsewhere.
+        """
         self.folder, self.device, model = folder, device, folder.name
         if not has_stage(folder / "vocoder"):
             require_stage(folder / "llm", f"python3 train_llm.py -c CONFIG -m {model}")  # it comes first
@@ -96,7 +102,9 @@ class TokenSystem:
             )
         if lm_config.audio != self.audio:
             raise ValueError(f"{folder}: llm and vocoder were trained with different audio sections")
-        self.fast_lm = Decoder(self.lm)
+        if precision is None:
+            precision = "int8" if stored_precision(folder) == "int8" and device.type == "cpu" else "fp32"
+        self.fast_lm = Decoder(self.lm, precision=precision)
         generator.vocoder.remove_weight_norm()
         self.to_wave = FramesToWave(decoder.to(device), generator.vocoder.to(device), self.audio, self.code_frame_rate)
         self.word_times = None
@@ -122,6 +130,12 @@ class TokenSystem:
         return {name: "" for name, used in
                 {"llm": not self.hidden, "vocoder": True, "codec": own_codec, "aligner": self.word_times}.items()
                 if used}
+
+    @property
+    def matrices(self) -> dict[str, dict[str, int]]:
+        """As `System` says."""
+        stage, prefix = ("vocoder", "lm.") if self.hidden else ("llm", "")
+        return {stage: {prefix + name: inputs for name, inputs in matrix_inputs(self.lm).items()}}
 
     @cached_property
     def codec(self) -> Codec:

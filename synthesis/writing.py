@@ -20,37 +20,38 @@ class Written:
     """What is left of speech that was written."""
 
     parts: list[Part] = field(default_factory=list)
-    """Without their samples."""
+    """Without their samples, and without times unless these are wanted."""
     seconds: float = 0.0
     """Of audio."""
     first_sound: float = 0.0
     """Wall seconds until the first samples were there."""
 
 
-def write_file(path: str | Path, chunks: Iterable[Speech], sample_rate: int) -> Written:
+def write_file(path: str | Path, chunks: Iterable[Speech], sample_rate: int, with_times: bool = False) -> Written:
     """Writes chunks of speech to an audio file (see `audio_writer`)."""
     written = Written()
     with audio_writer(path, sample_rate) as write:
-        for samples in _passed_on(chunks, written):
+        for samples in _passed_on(chunks, written, with_times):
             write(samples)
     return written
 
 
-def write_pcm(file: BinaryIO, chunks: Iterable[Speech]) -> Written:
+def write_pcm(file: BinaryIO, chunks: Iterable[Speech], with_times: bool = False) -> Written:
     """Writes chunks of speech as 16-bit samples in the machine's byte order, without a header, each at once; peaks over
     1 are clipped."""
     written = Written()
-    for samples in _passed_on(chunks, written):
+    for samples in _passed_on(chunks, written, with_times):
         file.write((samples.clamp(-1, 1) * PCM_PEAK).round().to(torch.int16).numpy().tobytes())
         file.flush()
     return written
 
 
-def _passed_on(chunks: Iterable[Speech], written: Written) -> Iterator[Tensor]:
+def _passed_on(chunks: Iterable[Speech], written: Written, with_times: bool) -> Iterator[Tensor]:
     """The samples of each chunk, which `written` then knows of."""
     started = time.perf_counter()
     for chunk in chunks:
         written.first_sound = written.first_sound or time.perf_counter() - started
         written.seconds += chunk.seconds
-        written.parts += [replace(part, samples=part.samples[:0].clone()) for part in chunk.parts]
+        forgotten = {} if with_times else {"words": None, "phones": None}
+        written.parts += [replace(part, samples=part.samples[:0].clone(), **forgotten) for part in chunk.parts]
         yield chunk.samples

@@ -5,6 +5,7 @@ import logging
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import run_script, write_config
@@ -12,10 +13,11 @@ from test_train_aligned import aligned_config
 
 from checkpoints import checkpoint_path, network_weights, require_checkpoint, write_checkpoint
 from config import load_config
-from mel_processing import log_mel
+from decoding.weights import MATRICES
+from mel_processing import load_audio, log_mel
 from models import build_aligned_tts
 from models.layers.sampling import Sampling
-from synthesize import Synthesizer
+from synthesize import Synthesizer, load_synthesizer
 from text import build_frontend
 from voice_folder import LEXICON_FILE, MODEL_FILE, NOT_EXPORTED, read_stage, write_voice
 
@@ -109,6 +111,54 @@ def test_a_token_voice_speaks_and_follows_a_reference(own_chain, hidden):
     assert len(Synthesizer(half).speak("Hello.", **reference).samples)
 
 
+@pytest.mark.parametrize("hidden", [False, True], ids=["codes", "hidden"])
+def test_an_int8_voice_speaks_as_its_checkpoints_do_in_int8(own_chain, hidden):
+    shutil.rmtree("checkpoints/tiny/llm")
+    shutil.rmtree("checkpoints/tiny/vocoder")
+    changes = {"train__vocoder": {"conditioning": "hidden", "segment_frames": 24, "max_steps": 2}} if hidden else {}
+    config = write_config(llm={"hidden_size": 64, "n_layers": 2}, **changes)
+    for script in ("train_llm", "train_vocoder"):
+        run_script(script, "-c", config, "-m", "tiny")
+    greedy = {"sampling": Sampling(temperature=0)}
+    expected = Synthesizer("tiny", precision="int8")
+    assert expected.system.fast_lm.precision == "int8"
+    exact, small = export(), export(precision="int8")
+    name = "vocoder" if hidden else "llm"
+    sizes = [Path(folder, f"{name}.safetensors").stat().st_size for folder in (exact, small)]
+    assert sizes[1] < (0.5 if hidden else 0.4) * sizes[0]
+
+    # what is stored are the very integers that the checkpoint's weights become
+    voice = Synthesizer(small)
+    assert voice.system.fast_lm.precision == "int8"
+    ours, theirs = (one.system.fast_lm.kernel_weights for one in (voice, expected))
+    for matrix in MATRICES:
+        found, wanted = getattr(ours, matrix), getattr(theirs, matrix)
+        assert found.weight.dtype == np.int8
+        assert np.array_equal(found.weight, wanted.weight)
+        np.testing.assert_allclose(found.scale, wanted.scale, rtol=1e-6)
+    samples = [one.speak("Hello.", **greedy).samples for one in (voice, expected)]
+    assert (samples[0] - samples[1]).norm() < 0.02 * samples[1].norm()
+    assert Synthesizer(small, precision="fp32").system.fast_lm.precision == "fp32"
+    assert Synthesizer(exact).system.fast_lm.precision == "fp32"
+
+    load_synthesizer.cache_clear()
+    for model, file in (["-m", small], "stored.wav"), (["-m", "tiny", "--precision", "int8"], "own.wav"):
+        run_script("synthesize", *model, "--text", "Hello.", "--temperature", 0, "-o", file)
+    stored, own = (load_audio(path, voice.audio.sample_rate) for path in ("stored.wav", "own.wav"))
+    assert (stored - own).norm() < 0.02 * own.norm()
+
+
+def test_int8_without_a_language_model_is_refused(aligned_chain, capsys):
+    load_synthesizer.cache_clear()
+    for command in (["export", "-o", "voices/small"], ["synthesize", "--text", "Hello.", "-o", "hello.wav"]):
+        with pytest.raises(SystemExit):
+            run_script(*command, "-m", "tiny", "--precision", "int8")
+        assert capsys.readouterr().err == (
+            "error: checkpoints/tiny: int8 is for language models, which read all of their weights for every step; "
+            "this is an aligned-duration model, which speaks in fp32 alone\n")
+    assert not Path("voices").exists()
+
+
 @pytest.mark.parametrize(("harm", "complaint"), [
     (lambda folder: (folder / "vocoder.safetensors").unlink(), r"vocoder\.safetensors: missing; export the voice"),
     (lambda folder: (folder / "vocoder.safetensors").write_bytes(b"x"), r"vocoder\.safetensors: damaged, or of an"),
@@ -125,9 +175,10 @@ def test_a_damaged_voice_is_refused(aligned_chain, harm, complaint):
 def test_a_voice_is_not_written_over_or_in_halves(aligned_chain, caplog):
     export()
     with pytest.raises(ValueError, match=r"voices/fp32: is there already; remove it, or take another -o"):
-        write_voice(Path("voices/fp32"), Path("checkpoints/tiny"), "aligned", {"aligned": ""}, "fp32")
+        write_voice(Path("voices/fp32"), Path("checkpoints/tiny"), "aligned", {"aligned": ""}, "fp32", {})
     with pytest.raises(ValueError, match="nothing"):
-        write_voice(Path("voices/other"), Path("checkpoints/tiny"), "aligned", {"aligned": "", "nothing": ""}, "fp32")
+        write_voice(Path("voices/other"), Path("checkpoints/tiny"), "aligned", {"aligned": "", "nothing": ""}, "fp32",
+                    {})
     assert [path.name for path in Path("voices").iterdir()] == ["fp32"]
 
 

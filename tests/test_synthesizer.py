@@ -8,9 +8,11 @@ import soundfile
 import torch
 from conftest import run_script
 
+from alignments.textgrids import Interval
 from mel_processing import load_audio
 from models.layers.sampling import Sampling
 from models.token_lm import Generated
+from synthesis.speech import Part, Speech
 from synthesis.synthesizer import ODD
 from synthesis.writing import write_file, write_pcm
 from synthesize import load_synthesizer
@@ -154,3 +156,12 @@ def test_peaks_are_clipped(synthesizer, tmp_path, caplog):
     file = io.BytesIO()
     write_pcm(file, [chunk])
     assert np.frombuffer(file.getvalue(), np.int16).tolist() == [16384, -32767, 32767]
+
+
+def test_times_are_kept_only_where_they_are_wanted():
+    part = Part("hˈaɪ", torch.zeros(5), 5 / 22050, "stop", words=[Interval(0, 1, "hˈaɪ")], phones=[])
+    for wanted in (False, True):
+        written = write_pcm(io.BytesIO(), [Speech(part.samples, 22050, [part])], wanted)
+        kept, = written.parts
+        assert (kept.words, kept.phones) == ((part.words, part.phones) if wanted else (None, None))
+        assert (kept.ipa, len(kept.samples), written.seconds) == (part.ipa, 0, part.seconds)
