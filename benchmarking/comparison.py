@@ -11,11 +11,13 @@ from config import Config
 Measure = Callable[..., dict]
 
 
-def compare(configs: dict[str, Config], steps: int, seconds: int, measure: Measure) -> dict[str, dict]:
+def compare(
+    configs: dict[str, Config], steps: int, seconds: int, measure: Measure, precision: str = "fp32"
+) -> dict[str, dict]:
     """Figures of every config by its name, `<name>, aligned` being its aligned-duration system if it has one.
 
-    `measure(name, function, *arguments)` calls the function, in a process of its own or not; `steps` and `seconds` as
-    in `measure_synthesis`.
+    `measure(name, function, *arguments)` calls the function, in a process of its own or not; `steps`, `seconds` and
+    `precision` as in `measure_synthesis`.
     """
     systems = {}
     for name, config in configs.items():
@@ -23,7 +25,7 @@ def compare(configs: dict[str, Config], steps: int, seconds: int, measure: Measu
         if "tokens" in kinds:
             sizes = codec_sizes(config)
             bits = sizes["frame_rate"] * sizes["n_codebooks"] * math.log2(sizes["codebook_size"])
-            synthesis = measure(name, measure_synthesis, config, steps, seconds)
+            synthesis = measure(name, measure_synthesis, config, steps, seconds, precision)
             systems[name] = {
                 **{key: sizes[key] for key in ("frame_rate", "n_codebooks", "codebook_size")}, "bits_per_second": bits,
                 "parameters": parameters, **synthesis,

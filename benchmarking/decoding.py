@@ -2,7 +2,6 @@
 turns, beside the time in which its weights can be read from memory once."""
 
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from benchmarking.machine import COPY_BYTES, device, seconds_of
+from benchmarking.machine import COPY_BYTES, clock, device, seconds_of
 from benchmarking.networks import build_lm, codec_sizes
 from benchmarking.stages import SYMBOLS_PER_SECOND
 from config import Config
@@ -30,7 +29,7 @@ def measure_decoding(config: Config, repeats: int) -> dict:
     `floor_seconds`, the weights' bytes over the rate at which memory is read.
 
     For transformers.generate the network is a GPT2LMHeadModel of the same sizes with one head (not for the other
-    backbones). With one CPU thread, its CPU time is taken, which others on the machine disturb least.
+    backbones).
     """
     torch.manual_seed(0)
     where, sizes = device(), codec_sizes(config)
@@ -39,22 +38,21 @@ def measure_decoding(config: Config, repeats: int) -> dict:
         lm.heads[0].weight[[0, lm.end]] = 0  # of two equal logits the first is taken: nothing ends early
     bytes_read = weight_bytes(read_weights(lm.body, [head.weight for head in lm.heads]))
     ways, memory = _ways(config, lm), torch.ones(COPY_BYTES[where.type] // 4, device=where)
-    clock = _cpu_seconds_of if where.type == "cpu" and torch.get_num_threads() == 1 else seconds_of
     times: dict[str, list[float]] = {name: [] for name in ways}
     reads = []
     for way in ways.values():
         way(FRAMES[0])
     for _ in range(repeats):
         for name, way in ways.items():
-            short, long = (clock(partial(way, frames)) for frames in FRAMES)
+            short, long = (seconds_of(partial(way, frames)) for frames in FRAMES)
             times[name].append((long - short) / (FRAMES[1] - FRAMES[0]))
-        reads += [clock(memory.sum) for _ in range(3)]
+        reads += [seconds_of(memory.sum) for _ in range(3)]
     bandwidth = memory.nbytes / min(reads)
     seconds = {name: statistics.median(values) for name, values in times.items()}
     rows = {name: int(name.rpartition(" ")[2]) for name in ways}
     return {
         "layers": config.llm.n_layers, "hidden_size": config.llm.hidden_size, "weight_megabytes": bytes_read / 1e6,
-        "threads": torch.get_num_threads(), "clock": "CPU time" if clock is _cpu_seconds_of else "wall time",
+        "threads": torch.get_num_threads(), "clock": clock(),
         "read_gb_per_second": bandwidth / 1e9, "floor_seconds": bytes_read / bandwidth, "seconds_per_step": seconds,
         "times_real_time": {name: rows[name] / (value * sizes["frame_rate"]) for name, value in seconds.items()},
     }
@@ -71,12 +69,6 @@ def decoding_lines(figures: dict) -> list[str]:
         f"{name:36} {value * 1e3:9.2f} {value / figures['floor_seconds']:8.2f} {figures['times_real_time'][name]:12.1f}"
         for name, value in figures["seconds_per_step"].items()
     ]
-
-
-def _cpu_seconds_of(function: Callable[[], object]) -> float:
-    started = time.process_time()
-    function()
-    return time.process_time() - started
 
 
 def _ways(config: Config, lm: TokenLM) -> dict[str, Callable[[int], object]]:

@@ -53,7 +53,9 @@ def test_every_figure_of_the_tiny_config(tmp_path, monkeypatch):
     assert synthesis["seconds_per_audio_second"].keys() == PARTS
     assert synthesis["times_real_time"] * sum(synthesis["seconds_per_audio_second"].values()) == pytest.approx(1)
     first = synthesis["first_sound"]
-    assert 0 < first["p50"] <= first["p90"] <= first["p99"] < 60
+    assert list(first["streams"]) == ["1", "4", "16"]
+    for seconds in first["streams"].values():
+        assert 0 < seconds["p50"] <= seconds["p90"] <= seconds["p99"] < 60
     assert 6 < first["frames"] <= 21  # at most all of the second
     lm_seconds = synthesis["seconds_per_audio_second"]["lm"] * synthesis["audio_seconds"]
     assert synthesis["lm_steps"] / synthesis["lm_steps_per_second"] == pytest.approx(lm_seconds)
@@ -65,6 +67,17 @@ def test_every_figure_of_the_tiny_config(tmp_path, monkeypatch):
         ways -= {"Decoder int8, batch 1", "Decoder int8, batch 32"}
     assert decoding["seconds_per_step"].keys() == decoding["times_real_time"].keys() == ways
     assert decoding["floor_seconds"] > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="int8 is for CPUs")
+def test_one_part_and_int8(caplog):
+    caplog.set_level("INFO")
+    run_script("benchmark", "-c", TINY, "--steps", 1, "--seconds", 1, "--parts", "synthesis", "--precision", "int8")
+    assert "s in int8, " in caplog.text
+    for absent in ("training", "decoding"):
+        assert f"measuring {absent}" not in caplog.text
+    with pytest.raises(SystemExit):
+        run_script("benchmark", "-c", TINY, TINY, "--parts", "decoding")
 
 
 def test_vocoder_on_mel_and_encodec_are_no_chain():
