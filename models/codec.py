@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from config import AudioConfig, BottleneckConfig, FSQConfig, GaussianConfig, MelCodecConfig, RVQConfig
 from mel_processing import frames_for, log_mel
-from models.layers.convnext import ConvNeXtBlock, frames_ahead
+from models.layers.convnext import ConvNeXtBlock, FrameConv, frames_ahead
 from models.layers.ctc_head import CTCHead
 from models.layers.fingerprint import fingerprint
 from models.layers.fsq import FSQ
@@ -152,7 +152,7 @@ class MelDecoder(nn.Module):
         self.bottleneck, self.stride, self.n_mels = bottleneck, config.stride, audio.n_mels
         self.feature_size = bottleneck.n_channels
         self.speaker = nn.Embedding(n_speakers, hidden)
-        self.project_in = nn.Conv1d(bottleneck.n_channels, hidden, 1)
+        self.project_in = FrameConv(bottleneck.n_channels, hidden, 1, ahead=0)
         self.blocks = nn.ModuleList(
             ConvNeXtBlock(hidden, layer_scale=1 / config.decoder_layers, ahead=ahead)
             for ahead in frames_ahead(config.lookahead, config.decoder_layers)

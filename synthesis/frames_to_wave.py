@@ -2,9 +2,8 @@
 
 A sample that does not depend on what is still to be said is the same in both: the network is run again on as many
 frames as such samples see, and nothing is faded into anything. How far they see is measured on the network itself.
-Rounding differs with the number of frames, by less than 1e-5 of full scale. A vocoder whose phase runs on from the
-beginning of a clip (harmonic_vocos) sees all before, and adds up the rounding of its f0, a millionth of it: in a long
-sentence to 1e-3 of full scale, at the pulses of loud vowels.
+What rounding makes of the number of frames stays under 1e-5 of full scale. A vocoder whose phase runs on from the
+beginning of a clip (harmonic_vocos) sees all before, and would add up the rounding of its f0: `FrameConv` has none.
 """
 
 import logging

@@ -29,6 +29,13 @@ def test_it_speaks(text, language, speaker):
     assert level.max() > 3 * level.min()
 
 
+def test_it_is_heard_in_pieces_as_it_is_heard_whole():
+    text = "The quick brown fox jumps over the lazy dog, while five wizards are watching from the other side."
+    chunks = [speech.samples for speech in load_synthesizer().stream(text)]
+    assert len(chunks) > 3
+    torch.testing.assert_close(torch.cat(chunks), load_synthesizer().speak(text).samples, atol=1e-5, rtol=0)
+
+
 def test_it_is_small_and_says_what_it_is_made_of():
     folder = Path(DEFAULT_VOICE)
     assert sum(path.stat().st_size for path in folder.iterdir()) < 40e6

@@ -1,6 +1,7 @@
 """ConvNeXt block over time (arXiv 2201.03545), as Vocos has it (arXiv 2306.00814)."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 KERNEL_SIZE = 7
@@ -26,14 +27,25 @@ def frames_ahead(lookahead: int | None, n_convolutions: int) -> list[int]:
 
 class FrameConv(nn.Conv1d):
     """A convolution over time that gives as many frames as it gets and hears `ahead` of the kernel's frames ahead of
-    each; with `ahead` half of the kernel, the usual symmetric one."""
+    each; with `ahead` half of the kernel, the usual symmetric one.
+
+    A frame rounds alike in however many frames it stands, so that what is streamed is what is made at once: a vocoder
+    that adds up its f0 would make a thousandth of full scale of a millionth of it.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, ahead: int, groups: int = 1):
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size - 1 - ahead, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T) -> (B, C, T)."""
-        return super().forward(x)[..., : x.shape[2]]
+        T = x.shape[2]
+        if self.groups > 1:
+            return super().forward(x)[..., :T]
+        # as a matrix product: torch takes one or another kernel for a convolution, depending on the number of frames
+        before = self.padding[0]
+        x = F.pad(x, (before, self.kernel_size[0] - 1 - before)).transpose(1, 2)
+        x = torch.cat([x[:, i : i + T] for i in range(self.kernel_size[0])], dim=2)  # (B, T, kernel * C)
+        return F.linear(x, self.weight.transpose(1, 2).flatten(1), self.bias).transpose(1, 2)
 
 
 class ConvNeXtBlock(nn.Module):
@@ -65,5 +77,5 @@ class ConvNeXtBlock(nn.Module):
         if mask is not None:
             x = x * mask.to(x.dtype)
         y = self.dwconv(x).transpose(1, 2)  # (B, T, C)
-        y = self.pwconv2(nn.functional.gelu(self.pwconv1(self.norm(y))))
+        y = self.pwconv2(F.gelu(self.pwconv1(self.norm(y))))
         return x + (self.gamma * y).transpose(1, 2)
