@@ -40,10 +40,10 @@ class F0Bins(nn.Module):
     def estimate(self, logits: Tensor) -> Tensor:
         """Logits (B, T, n_classes) -> f0 in Hz (B, T), 0 where unvoiced is likelier than voiced."""
         unvoiced = logits[..., 0] > logits[..., 1:].logsumexp(-1)
-        bins = logits[..., 1:]
+        bins = logits[..., 1:].double()  # single precision rounds the last few frames of a clip in another way
         offset = torch.arange(N_BINS, device=logits.device) - bins.argmax(-1, keepdim=True)
         weights = bins.masked_fill(offset.abs() > NEIGHBOURS, -math.inf).softmax(-1)
-        return torch.where(unvoiced, 0.0, (weights * self.octaves).sum(-1).exp2())
+        return torch.where(unvoiced, 0.0, (weights * self.octaves).sum(-1).exp2().float())
 
 
 def pulse_train(f0: Tensor, hop_length: int, sample_rate: int) -> Tensor:
