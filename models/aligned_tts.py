@@ -5,6 +5,7 @@ there are S = L + 2 durations.
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -18,11 +19,12 @@ from models.layers.mel_decoders import DECODERS, DecoderOutput
 from models.layers.phoneme_encoder import PhonemeEncoder, SymbolPredictor
 
 TEMPERATURE = 0.667  # as in Matcha-TTS
+PROSODY_LIMITS = {"rate": (0.25, 4.0), "pitch": (-24.0, 24.0), "energy": (-24.0, 24.0)}
 
 
 @dataclass(frozen=True)
 class Prosody:
-    """What a caller may change."""
+    """What a caller may change, within `PROSODY_LIMITS`."""
 
     rate: float = 1.0
     """Times as fast."""
@@ -32,9 +34,9 @@ class Prosody:
     """Decibels louder, as the voice would say it."""
 
     def __post_init__(self):
-        if not (0.25 <= self.rate <= 4 and abs(self.pitch) <= 24 and abs(self.energy) <= 24):
-            raise ValueError(f"rate {self.rate:g}, pitch {self.pitch:g}, energy {self.energy:g}: rate must be 0.25 to "
-                             "4, pitch and energy -24 to 24")
+        for name, (least, most) in PROSODY_LIMITS.items():
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must be {least:g} to {most:g}, not {getattr(self, name):g}")
 
 
 @dataclass
@@ -128,8 +130,9 @@ class AlignedTTS(nn.Module):
         x = self.encoder(text, symbol_mask, speaker, language)
         predicted = {name: predictor(x, symbol_mask) for name, predictor in self.predictors.items()}
         energy = self.standard_energy(energy) * symbol_mask
-        features, mask = self._features(x, durations, pitch, energy, symbol_mask)
         lengths = durations.sum(1)
+        features, mask = self._features(self._conditioned(x, pitch, energy, symbol_mask), durations,
+                                        self._n_positions(lengths))
         target = self._positions((mel - self.mel_mean) / self.mel_std, features.shape[1])
         frame_mask = _mask(lengths, features.shape[1] * self.config.frames_per_position)
         frame_mask = self._positions(frame_mask.unsqueeze(1).expand(-1, self.n_mels, -1), features.shape[1])
@@ -164,17 +167,8 @@ class AlignedTTS(nn.Module):
         lengths = torch.tensor([len(ids) for ids in text], device=speaker.device)
         padded = nn.utils.rnn.pad_sequence(text, batch_first=True)
         symbol_mask = _mask(lengths, padded.shape[1])
-        x = self.encoder(padded, symbol_mask, speaker, language)
-        predicted = {name: predictor(x, symbol_mask) for name, predictor in self.predictors.items()}
-        durations = whole_frames(predicted["duration"].expm1() * symbol_mask, prosody.rate)
-        # a vocoder needs two frames
-        last = F.one_hot(lengths - 1, padded.shape[1])
-        durations = torch.maximum(durations, 2 * last)
-        pitch = (predicted["pitch"] + prosody.pitch / 12) * symbol_mask
-        # 20 dB are a factor of 10 in the mel's magnitudes
-        louder = prosody.energy / 20 * torch.log(torch.tensor(10.0)) / self.energy_std
-        energy = (predicted["energy"] + louder) * symbol_mask
-        return self._plan(x, durations, pitch, energy, symbol_mask, temperature, generators)
+        x, durations = self.predict(padded, symbol_mask, speaker, language, prosody.rate, prosody.pitch, prosody.energy)
+        return self._plan(x, durations, symbol_mask, temperature, generators)
 
     @torch.inference_mode()
     def stream(self, plan: Plan, ends: Iterable[int]) -> Iterator[tuple[Tensor, bool]]:
@@ -194,6 +188,23 @@ class AlignedTTS(nn.Module):
             yield mel, end == P
             made = end
 
+    def predict(
+        self, text: Tensor, symbol_mask: Tensor, speaker: Tensor, language: Tensor, rate: float | Tensor,
+        pitch: float | Tensor, energy: float | Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Text and mask (B, S), speaker and language (B,), and what `Prosody` holds -> features (B, S, C), which have
+        heard pitch and energy, and durations (B, S)."""
+        x = self.encoder(text, symbol_mask, speaker, language)
+        predicted = {name: predictor(x, symbol_mask) for name, predictor in self.predictors.items()}
+        durations = whole_frames(predicted["duration"].expm1() * symbol_mask, rate)
+        # a vocoder needs two frames
+        last = F.one_hot(symbol_mask.sum(1) - 1, text.shape[1])
+        durations = torch.maximum(durations, 2 * last)
+        pitches = (predicted["pitch"] + pitch / 12) * symbol_mask
+        # 20 dB are a factor of 10 in the mel's magnitudes
+        energies = (predicted["energy"] + energy / 20 * math.log(10) / self.energy_std) * symbol_mask
+        return self._conditioned(x, pitches, energies, symbol_mask), durations
+
     @torch.inference_mode()
     def spoken_mel(
         self, text: Tensor, text_lengths: Tensor, durations: Tensor, pitch: Tensor, energy: Tensor, speaker: Tensor,
@@ -203,10 +214,18 @@ class AlignedTTS(nn.Module):
         symbol_mask = _mask(text_lengths, text.shape[1])
         x = self.encoder(text, symbol_mask, speaker, language)
         energy = self.standard_energy(energy) * symbol_mask
-        return self._mels(self._plan(x, durations, pitch, energy, symbol_mask, temperature, generators))
+        x = self._conditioned(x, pitch, energy, symbol_mask)
+        return self._mels(self._plan(x, durations, symbol_mask, temperature, generators))
 
-    def _plan(self, x, durations, pitch, energy, symbol_mask, temperature, generators) -> Plan:
-        features, mask = self._features(x, durations, pitch, energy, symbol_mask)
+    def decode(self, x: Tensor, durations: Tensor, noise: Tensor) -> Tensor:
+        """Features of `predict` (B, S, C), durations (B, S) and the noise (B, P, out_size) that a flow starts from, in
+        as many positions as there are to be -> mel (B, n_mels, P * frames_per_position), whatever a decoder says of
+        where it stops."""
+        features, mask = self._features(x, durations, noise.shape[1])
+        return self._frames(self.decoder.generate(features, mask, noise).mel)
+
+    def _plan(self, x, durations, symbol_mask, temperature, generators) -> Plan:
+        features, mask = self._features(x, durations, self._n_positions(durations.sum(1)))
         out_size = self.config.frames_per_position * self.n_mels
         noise = torch.zeros(*mask.shape, out_size, device=x.device)
         for i, count in enumerate(mask.sum(1).tolist()):
@@ -236,17 +255,24 @@ class AlignedTTS(nn.Module):
         last_symbol = durations.gather(1, symbol_mask.sum(1, keepdim=True) - 1).squeeze(1)
         return torch.minimum(lengths, torch.maximum(first, lengths - last_symbol)).clamp(min=2)
 
-    def _features(self, x, durations, pitch, energy, symbol_mask) -> tuple[Tensor, Tensor]:
-        """Features (B, P, C) of every position, and which positions (B, P) belong to the text."""
+    def _conditioned(self, x: Tensor, pitch: Tensor, energy: Tensor, symbol_mask: Tensor) -> Tensor:
+        """What the encoder gives (B, S, C), having heard pitch and energy (B, S)."""
         x = x + self.embed_pitch(pitch.unsqueeze(1)).transpose(1, 2)
-        x = (x + self.embed_energy(energy.unsqueeze(1)).transpose(1, 2)) * symbol_mask.unsqueeze(2)
+        return (x + self.embed_energy(energy.unsqueeze(1)).transpose(1, 2)) * symbol_mask.unsqueeze(2)
+
+    def _n_positions(self, lengths: Tensor) -> int:
+        """How many positions the longest of so many frames (B,) takes."""
+        return -(-int(lengths.max()) // self.config.frames_per_position)
+
+    def _features(self, x: Tensor, durations: Tensor, n_positions: int) -> tuple[Tensor, Tensor]:
+        """Features (B, P, C) of every position, and which positions (B, P) belong to the text."""
         together, lengths = self.config.frames_per_position, durations.sum(1)
-        n_frames = -(-int(lengths.max()) // together) * together
+        n_frames = n_positions * together
         repeated, place = regulate(x, durations, n_frames)
         inside = _mask(lengths, n_frames).unsqueeze(2)
         frames = (repeated + self.embed_place(place.unsqueeze(2))) * inside  # (B, T, C)
-        features = self.join(frames.reshape(len(x), n_frames // together, -1))
-        return features, _mask(-(-lengths // together), n_frames // together)
+        features = self.join(frames.reshape(len(x), n_positions, -1))
+        return features, _mask(-(-lengths // together), n_positions)
 
     def _positions(self, frames: Tensor, n_positions: int) -> Tensor:
         """(B, n_mels, T) -> (B, n_positions, frames_per_position * n_mels), zeros behind the end."""

@@ -11,7 +11,9 @@ def regulate(x: Tensor, durations: Tensor, n_frames: int) -> tuple[Tensor, Tenso
     B, L, C = x.shape
     ends = durations.cumsum(1)  # (B, L)
     frames = torch.arange(n_frames, device=x.device).expand(B, -1).contiguous()
-    index = torch.searchsorted(ends, frames, right=True)  # (B, n_frames)
+    # how many symbols have ended, counted frame by frame (which ONNX has; searchsorted it has not)
+    ended = ends.new_zeros(B, n_frames + 1).scatter_add(1, ends.clamp(max=n_frames), torch.ones_like(ends))
+    index = ended.cumsum(1)[:, :n_frames]  # (B, n_frames)
     inside, index = index < L, index.clamp(max=L - 1)
     repeated = x.gather(1, index.unsqueeze(2).expand(-1, -1, C))
     own = durations.gather(1, index)

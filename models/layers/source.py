@@ -53,8 +53,11 @@ def pulse_train(f0: Tensor, hop_length: int, sample_rate: int) -> Tensor:
     through unvoiced frames, so that a sample depends on no frame later than the next one.
     """
     voiced = ~(f0 == 0)  # what is not a number is heard, too, in all that depends on it
-    places = torch.arange(f0.shape[1], device=f0.device)
-    last_voiced = torch.where(voiced, places, -1).cummax(1).values
+    # the n-th voiced frame stands in slot n, -1 in slot 0: a running maximum, in what ONNX has
+    count = voiced.long().cumsum(1)
+    places = torch.where(voiced, torch.arange(f0.shape[1], device=f0.device), -1)
+    slots = F.pad(torch.full_like(places, -1), (1, 0)).scatter(1, count * voiced, places)
+    last_voiced = slots.gather(1, count)
     held = torch.where(last_voiced >= 0, f0.gather(1, last_voiced.clamp(min=0)), SILENT_F0)
     frequency, loudness = (
         F.interpolate(values.unsqueeze(1), scale_factor=hop_length, mode="linear")[:, 0].double()
