@@ -16,9 +16,9 @@ from models.aligned_tts import AlignedTTS, Plan, Prosody
 from models.layers.mel_decoders import AutoregressiveDecoder
 from models.layers.sampling import Sampling
 from synthesis.frames_to_wave import FramesToWave, NoDecoder
-from synthesis.pieces import cut_to_fit
 from synthesis.speech import Part, index_of, speaker_for
 from text import build_frontend
+from text.pieces import cut_to_fit
 from text.symbols import MARKS
 from voice_folder import has_stage, require_stage
 

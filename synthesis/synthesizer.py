@@ -11,9 +11,9 @@ from torch import Tensor
 from models.aligned_tts import Prosody
 from models.layers.sampling import Sampling
 from synthesis import load_system
-from synthesis.pieces import Piece, batched, split_text
 from synthesis.speech import Part, Speech
 from text import split_passages
+from text.pieces import Piece, batched, split_text
 from voice_folder import read_model
 
 log = logging.getLogger(__name__)

@@ -14,17 +14,18 @@ from torch import Tensor
 
 from config import MelCodecConfig, parse_config
 from decoding.engine import Decoder
+from decoding.repetition import RepetitionWatch
 from decoding.weights import matrix_inputs
 from models import Codec, MelToWave, build_token_lm, build_wave_generator, load_codec, load_network
 from models.aligned_tts import Prosody
 from models.layers.sampling import Sampling
 from models.token_lm import Generated
 from synthesis.frames_to_wave import FramesToWave, WaveStream
-from synthesis.pieces import cut_to_fit
 from synthesis.speech import Part, index_of, speaker_for
-from synthesis.watch import SILENT_SECONDS, RepetitionWatch, longest_silence
+from synthesis.watch import SILENT_SECONDS, longest_silence
 from synthesis.word_times import WordTimes
 from text import build_frontend
+from text.pieces import cut_to_fit
 from voice_folder import has_stage, require_stage, stored_precision
 from voice_prompts import VoicePrompt, nearest_speaker, read_voice_prompt
 
@@ -286,7 +287,7 @@ class TokenSystem:
 
     def _watched(self, generated: Generated, watch: RepetitionWatch) -> Generated:
         """Cut off, as "stuck", where its codes are found to repeat themselves."""
-        end = watch.stuck_at(generated.codes)
+        end = watch.stuck_at(generated.codes.cpu().numpy())
         if end is None:
             return generated
         states = None if generated.states is None else generated.states[:, :end]

@@ -1,8 +1,8 @@
 import pytest
 
 from config import TextConfig
-from synthesis.pieces import NO_MARK_PAUSE, PARAGRAPH_PAUSE, PAUSES, SENTENCE_PAUSE, Piece, batched, split_text
 from text import Unspeakable, build_frontend
+from text.pieces import NO_MARK_PAUSE, PARAGRAPH_PAUSE, PAUSES, SENTENCE_PAUSE, Piece, batched, split_text
 
 FRONTEND = build_frontend(TextConfig())
 

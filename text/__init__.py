@@ -1,9 +1,19 @@
-"""From text to symbol ids: normalise, phonemise, tokenise."""
+"""From text to symbol ids: normalise, phonemise, tokenise.
 
-from text.errors import Unspeakable
-from text.passages import split_passages
-from text.sentences import split_sentences
-from text.symbols import normalize_ipa
-from text.tokenizer import Frontend, build_frontend
+A name is imported when it is first asked for, so that what works with IPA alone needs no phonemizer.
+"""
 
+from importlib import import_module
+
+_MODULES = {
+    "Frontend": "tokenizer", "Unspeakable": "errors", "build_frontend": "tokenizer", "normalize_ipa": "symbols",
+    "split_passages": "passages", "split_sentences": "sentences",
+}
 __all__ = ["Frontend", "Unspeakable", "build_frontend", "normalize_ipa", "split_passages", "split_sentences"]
+
+
+def __getattr__(name: str) -> object:
+    """PEP 562."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

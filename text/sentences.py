@@ -1,12 +1,12 @@
 """Where sentences end."""
 
-import sentencex
-
 _CODES = {"cmn": "zh", "yue": "zh", "hak": "zh", "nb": "no"}
 
 
 def segment(text: str, language: str) -> list[str]:
     """Sentences whose concatenation is the text, trailing spaces included; `language` is espeak-ng's name."""
+    import sentencex  # IPA is not cut into sentences, and can do without the library
+
     base = language.lower().replace("_", "-").split("-")[0]
     return sentencex.segment(_CODES.get(base, base), text)
 

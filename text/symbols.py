@@ -7,6 +7,8 @@ the IPA chart. Checkpoints store it: a change of order or content needs a new TA
 import re
 import unicodedata
 
+from text.errors import Unspeakable
+
 TABLE_VERSION = 1
 
 SPECIALS = ["<pad>", "<bos>", "<eos>", "<unk>"]
@@ -32,6 +34,21 @@ _SPELLINGS = {
     "’": "ʼ", "|": " ", "‖": " ", "_": "",
 }
 _INVISIBLE = dict.fromkeys([0x0361, 0x035C, 0x00AD, *range(0x200B, 0x2010), 0x2060, 0xFEFF])  # ties, zero width
+
+
+def encode_ipa(ipa: str, ids: dict[str, int]) -> list[int]:
+    """The id of every symbol of `normalize_ipa(ipa)`, UNK_ID of those that have none; Unspeakable if no symbol has."""
+    symbols = normalize_ipa(ipa)
+    if not any(symbol in ids for symbol in symbols if symbol != " "):
+        raise Unspeakable(f"no known symbol in {ipa!r}")
+    return [ids.get(symbol, UNK_ID) for symbol in symbols]
+
+
+def encode_bytes(text: str) -> list[int]:
+    """The ids of UTF-8 bytes, which stand behind the special symbols; Unspeakable for blank text."""
+    if not text.strip():
+        raise Unspeakable(f"no known symbol in {text!r}")
+    return [len(SPECIALS) + byte for byte in text.encode()]
 
 
 def normalize_ipa(ipa: str) -> str:

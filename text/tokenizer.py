@@ -13,7 +13,18 @@ from text.espeak import espeak_language, espeak_version
 from text.lexicon import Lexicon
 from text.normalize import NORMALIZATION_VERSION, normalize
 from text.phonemize import Phonemizer
-from text.symbols import BOS_ID, EOS_ID, PAD_ID, SPECIALS, SYMBOLS, TABLE_VERSION, UNK_ID, normalize_ipa
+from text.symbols import (
+    BOS_ID,
+    EOS_ID,
+    PAD_ID,
+    SPECIALS,
+    SYMBOLS,
+    TABLE_VERSION,
+    UNK_ID,
+    encode_bytes,
+    encode_ipa,
+    normalize_ipa,
+)
 
 
 class Frontend(ABC):
@@ -83,11 +94,9 @@ class IPAFrontend(Frontend):
         return self._phonemizer(text, language)
 
     def encode(self, ipa: str) -> list[int]:
-        symbols = normalize_ipa(ipa)
-        if not any(symbol in self._ids for symbol in symbols if symbol != " "):
-            raise Unspeakable(f"no known symbol in {ipa!r}")
-        self.unknown.update(symbol for symbol in symbols if symbol not in self._ids)
-        return [self._ids.get(symbol, UNK_ID) for symbol in symbols]
+        ids = encode_ipa(ipa, self._ids)
+        self.unknown.update(symbol for symbol, i in zip(normalize_ipa(ipa), ids, strict=True) if i == UNK_ID)
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         return "".join(self.symbols[i] for i in ids if i not in (PAD_ID, BOS_ID, EOS_ID))
@@ -123,9 +132,7 @@ class ByteFrontend(Frontend):
         return normalized
 
     def encode(self, ipa: str) -> list[int]:
-        if not ipa.strip():
-            raise Unspeakable(f"no known symbol in {ipa!r}")
-        return [len(SPECIALS) + byte for byte in ipa.encode()]
+        return encode_bytes(ipa)
 
     def decode(self, ids: Iterable[int]) -> str:
         return bytes(i - len(SPECIALS) for i in ids if i >= len(SPECIALS)).decode(errors="replace")

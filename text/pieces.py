@@ -4,9 +4,12 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
-from text import Frontend, Unspeakable, normalize_ipa, split_passages, split_sentences
-from text.symbols import MARKS
+from text.errors import Unspeakable
+from text.passages import split_passages
+from text.sentences import split_sentences
+from text.symbols import MARKS, normalize_ipa
 
 log = logging.getLogger(__name__)
 
@@ -16,6 +19,16 @@ NO_MARK_PAUSE = 0.05
 SENTENCE_PAUSE = 0.25
 PARAGRAPH_PAUSE = 0.6
 CLOSING = '")'
+
+
+class Speller(Protocol):
+    """What is asked of a `text.Frontend` here."""
+
+    def phonemize(self, text: str, language: str) -> str:
+        """The IPA of one sentence."""
+
+    def encode(self, ipa: str) -> list[int]:
+        """Ids of its symbols."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,7 @@ class Piece:
 
 
 def split_text(
-    text: str, language: str, input_type: str, frontend: Frontend, cut: Callable[[str], list[str]]
+    text: str, language: str, input_type: str, frontend: Speller, cut: Callable[[str], list[str]]
 ) -> Iterator[Piece]:
     """The pieces of a text ("text" or "ipa"), made as they are asked for; `cut`: a sentence's IPA in as many pieces as
     are needed. Blank lines part paragraphs.
@@ -60,7 +73,7 @@ def split_text(
         raise reason
 
 
-def cut_to_fit(ipa: str, fits: Callable[[str], bool], frontend: Frontend, marks: str) -> list[str]:
+def cut_to_fit(ipa: str, fits: Callable[[str], bool], frontend: Speller, marks: str) -> list[str]:
     """The IPA in pieces that fit, cut in the middle, behind one of the marks if possible, else at a space. Unspeakable
     for a word that does not fit."""
     if fits(ipa):
