@@ -46,6 +46,7 @@ $(VENV)/installed-eval: requirements-eval.txt $(VENV)/installed
 	$(PY) -m pip install -q -r requirements-eval.txt
 	touch $@
 
-$(VENV)/installed-dev: requirements-dev.txt requirements-eval.txt requirements-misaki.txt $(VENV)/installed
+$(VENV)/installed-dev: requirements-dev.txt requirements-eval.txt requirements-export.txt requirements-onnx.txt \
+    requirements-misaki.txt $(VENV)/installed
 	$(PY) -m pip install -q -r requirements-dev.txt
 	touch $@

@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -127,13 +128,14 @@ def read_stage(folder: Path, stage: str) -> dict:
 
 def write_voice(
     folder: Path, source: Path, system: str, stages: dict[str, str], precision: Precision,
-    matrices: dict[str, dict[str, int]],
+    matrices: dict[str, dict[str, int]], complete: Callable[[Path], None] | None = None,
 ) -> int:
     """Writes the `stages` of the model in `source` as an exported voice, whole or not at all; gives its size in bytes.
 
     `stages`: for every stage the beginning of the names of the weights to take; the text frontend's is the first.
-    `matrices`: of a stage, the names of those that int8 is for, and which dimension is the inputs.
-    ValueError if `folder` is there already, or a weight is too large for the precision.
+    `matrices`: of a stage, the names of those that int8 is for, and which dimension is the inputs. `complete`: adds to
+    the voice, in the folder it is given, what is made of it. ValueError if `folder` is there already, or a weight is
+    too large for the precision.
     """
     if folder.exists():
         raise ValueError(f"{folder}: is there already; remove it, or take another -o")
@@ -149,6 +151,8 @@ def write_voice(
             packages={name: version(name) for name in ("torch", "safetensors")},
         )
         (temporary / MODEL_FILE).write_text(model.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        if complete is not None:
+            complete(temporary)
         size = sum(path.stat().st_size for path in temporary.iterdir())
         os.replace(temporary, folder)
     finally:

@@ -18,13 +18,14 @@ class Functional:
     """Steps and prefixes of all backbones with the given weights (float32).
 
     On a CPU with oneDNN, which is faster here than the BLAS behind `F.linear`, its own layout of the matrices is made
-    once; and the attention of a step is the kernel's, PyTorch's being slow for single queries.
+    once, unless they are to stay `plain`; and the attention of a step is the kernel's, PyTorch's being slow for single
+    queries.
     """
 
-    def __init__(self, weights: Weights):
+    def __init__(self, weights: Weights, plain: bool = False):
         matrices = {name: getattr(weights, name) for name in MATRICES}
         self.gated = weights.up.weight.shape[1] == 2 * weights.down.weight.shape[2]
-        self.packed = weights.norms.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        self.packed = not plain and weights.norms.device.type == "cpu" and torch.backends.mkldnn.is_available()
         pack = partial(torch.ops.mkldnn._reorder_linear_weight, batch_size=PACKED_FOR) if self.packed else Tensor.detach
         self.products = {name: [(pack(weight), bias) for weight, bias in zip(matrix.weight, matrix.bias, strict=True)]
                          for name, matrix in matrices.items()}
@@ -67,6 +68,24 @@ class Functional:
         hidden = self._states(x, positions, attend)
         hidden = hidden[torch.arange(len(x), device=x.device), lengths - 1]
         return hidden, self._product("heads", 0, hidden)
+
+    def extend(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings x (T, D) of one text behind a cache (positions, 2, layers, kv heads, head size) of keys and values
+        that grows -> the last state (D,), logits (heads,), what x adds to the cache (T, 2, layers, ...)."""
+        T, P = x.shape[0], past.shape[0]  # len() would be a constant in a traced graph
+        positions = P + torch.arange(T, device=x.device)
+        seen = torch.arange(P + T, device=x.device) <= positions.unsqueeze(1)  # (T, P + T)
+        added = []
+
+        def attend(layer: int, qkv: Tensor) -> Tensor:
+            query, key, value = self._heads(layer, qkv, positions.unsqueeze(0))
+            new = torch.stack([key[0], value[0]]).transpose(1, 2)  # (2, T, kv heads, head size)
+            added.append(new.transpose(0, 1))
+            key, value = torch.cat([past[:, :, layer].transpose(0, 1), new], dim=1).transpose(1, 2).unsqueeze(1)
+            return F.scaled_dot_product_attention(query, key, value, attn_mask=seen, enable_gqa=True).transpose(1, 2)
+
+        hidden = self._states(x.unsqueeze(0), positions.unsqueeze(0), attend)[0, -1]
+        return hidden, self._product("heads", 0, hidden), torch.stack(added, dim=2)
 
     def _states(self, x: Tensor, positions: Tensor, attend: Callable[..., Tensor]) -> Tensor:
         """x (B, T, D) at `positions` (B, T) -> (B, T, D)."""

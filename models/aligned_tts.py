@@ -198,7 +198,7 @@ class AlignedTTS(nn.Module):
         predicted = {name: predictor(x, symbol_mask) for name, predictor in self.predictors.items()}
         durations = whole_frames(predicted["duration"].expm1() * symbol_mask, rate)
         # a vocoder needs two frames
-        last = F.one_hot(symbol_mask.sum(1) - 1, text.shape[1])
+        last = torch.arange(text.shape[1], device=text.device) == symbol_mask.sum(1, keepdim=True) - 1
         durations = torch.maximum(durations, 2 * last)
         pitches = (predicted["pitch"] + pitch / 12) * symbol_mask
         # 20 dB are a factor of 10 in the mel's magnitudes

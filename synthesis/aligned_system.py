@@ -15,8 +15,9 @@ from models import build_aligned_tts, load_network, load_vocoder
 from models.aligned_tts import AlignedTTS, Plan, Prosody
 from models.layers.mel_decoders import AutoregressiveDecoder
 from models.layers.sampling import Sampling
+from names import index_of, speaker_for
 from synthesis.frames_to_wave import FramesToWave, NoDecoder
-from synthesis.speech import Part, index_of, speaker_for
+from synthesis.speech import Part
 from text import build_frontend
 from text.pieces import cut_to_fit
 from text.symbols import MARKS

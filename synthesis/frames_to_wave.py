@@ -63,7 +63,7 @@ class FramesToWave:
     @torch.inference_mode()
     def mel(self, frames: Tensor, speaker: int) -> Tensor:
         """codes (n_codebooks, T) or states (state_size, T), and a speaker of the decoder -> (1, n_mels, mel frames)."""
-        return self._mel(self.decoder.features(frames[None]), speaker, 0.0, self._mel_frames(frames.shape[1]))
+        return self._mel(self.decoder.features(frames[None]), speaker, 0.0, self.mel_frames(frames.shape[1]))
 
     @torch.inference_mode()
     def wave(self, frames: Tensor, speaker: int) -> Tensor:
@@ -72,7 +72,7 @@ class FramesToWave:
 
     def samples(self, n_frames: int) -> int:
         """How many samples `wave` gives for so many code frames."""
-        return samples_for(self._mel_frames(n_frames), self.audio)
+        return samples_for(self.mel_frames(n_frames), self.audio)
 
     def decided(self, n_frames: int) -> int:
         """How many samples do not depend on what comes after so many code frames."""
@@ -98,7 +98,7 @@ class FramesToWave:
         if self.reach.before is not None:
             first_frame = max(0, math.floor((first - self.reach.before) / (self.ratio * hop)))
         first_mel = math.floor(first_frame * self.ratio)
-        last_mel = self._mel_frames(n_frames) if ended else math.ceil(n_frames * self.ratio)
+        last_mel = self.mel_frames(n_frames) if ended else math.ceil(n_frames * self.ratio)
         features = self.decoder.features(frames[None, :, first_frame:])
         mel = self._mel(features, speaker, first_mel - first_frame * self.ratio, last_mel - first_mel)
         return self.vocoder(mel).wave[0, first - first_mel * hop : last - first_mel * hop].cpu()
@@ -131,9 +131,10 @@ class FramesToWave:
         device = next(self.vocoder.parameters()).device
         features = torch.zeros(2, n_frames, self.decoder.feature_size, device=device)
         features[0, :middle] = features[1, middle:] = torch.nan
-        return self.vocoder(self._mel(features, 0, 0.0, self._mel_frames(n_frames))).wave.isnan().cpu()
+        return self.vocoder(self._mel(features, 0, 0.0, self.mel_frames(n_frames))).wave.isnan().cpu()
 
-    def _mel_frames(self, n_frames: int) -> int:
+    def mel_frames(self, n_frames: int) -> int:
+        """How many mel frames so many code frames are."""
         return max(2, round(n_frames * self.ratio))  # 1 would give no samples where frames are centred on their edges
 
     def _mel(self, features: Tensor, speaker: int, start: float, n_mel_frames: int) -> Tensor:

@@ -20,8 +20,9 @@ from models import Codec, MelToWave, build_token_lm, build_wave_generator, load_
 from models.aligned_tts import Prosody
 from models.layers.sampling import Sampling
 from models.token_lm import Generated
+from names import index_of, speaker_for
 from synthesis.frames_to_wave import FramesToWave, WaveStream
-from synthesis.speech import Part, index_of, speaker_for
+from synthesis.speech import Part
 from synthesis.watch import SILENT_SECONDS, longest_silence
 from synthesis.word_times import WordTimes
 from text import build_frontend

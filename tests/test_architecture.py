@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 LIBRARIES = {
     # what each may import of ours; a name stands for the module or package and all in it
     "cli": set(), "plotting": set(), "checkpoints": set(), "codes_cache": set(), "config": set(),
-    "mel_processing": {"config"}, "voice_folder": {"checkpoints", "decoding.weights"},
+    "names": set(), "mel_processing": {"config"}, "voice_folder": {"checkpoints", "decoding.weights"},
     "training": {"config", "checkpoints", "optimization", "random_state", "step_clock", "voice_folder"},
     "vocoder_step": {"config", "losses", "mel_processing", "models", "training"},
     "optimization": {"config"}, "random_state": set(), "step_clock": set(), "losses": {"mel_processing"},
@@ -25,8 +25,10 @@ LIBRARIES = {
     "evaluation": {"evaluation", "config", "checkpoints", "data_utils", "losses", "mel_processing", "models",
                    "plotting", "preprocessing", "prosody", "voice_folder"},
     "decoding": {"decoding", "models"},
-    "synthesis": {"synthesis", "decoding", "alignments", "config", "checkpoints", "mel_processing", "models",
+    "synthesis": {"synthesis", "decoding", "alignments", "config", "checkpoints", "mel_processing", "models", "names",
                   "preprocessing.speech", "text", "voice_folder", "voice_prompts"},
+    "onnx_export": {"onnx_export", "decoding", "models", "onnx_runner.folder", "synthesis", "voice_folder"},
+    "onnx_runner": {"onnx_runner", "config", "decoding.repetition", "names", "text"},
 }
 NETWORK_PARTS = {"models.layers", "config", "mel_processing"}
 
@@ -36,7 +38,7 @@ def sources(*folders: str) -> list[Path]:
 
 
 MODULES = sources(".", "models", "models/layers", "text", "preprocessing", "synthesis", "alignments", "evaluation",
-                  "decoding")
+                  "decoding", "onnx_export", "onnx_runner")
 
 
 @cache
@@ -73,7 +75,7 @@ def test_every_library_has_rules():
     assert set(LIBRARIES) <= {module_name(path) for path in MODULES}
     libraries = {module_name(path) for path in sources(".") if not is_script(path)}
     assert libraries == set(LIBRARIES) - {"text", "models", "preprocessing", "synthesis", "alignments", "evaluation",
-                                           "decoding"}
+                                           "decoding", "onnx_export", "onnx_runner"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)

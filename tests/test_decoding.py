@@ -86,6 +86,21 @@ def test_every_step_equals_the_backbone(settings):
 
 
 @every_backbone
+@torch.inference_mode()
+def test_a_cache_that_grows(settings):
+    lm = make_lm(3, **settings)
+    x = torch.randn(30, lm.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    expected = lm.body(inputs_embeds=x[None]).last_hidden_state[0]
+    functional, weights = Functional(weights_of(lm), plain=True), weights_of(lm)
+    past = torch.zeros(0, 2, lm.config.n_layers, weights.n_kv_heads, weights.cos.shape[1])
+    for count in (9, 1, 1, 12, 1):
+        hidden, logits, added = functional.extend(x[len(past) : len(past) + count], past)
+        past = torch.cat([past, added])
+        torch.testing.assert_close(hidden, expected[len(past) - 1], atol=1e-4, rtol=0)
+        torch.testing.assert_close(logits, lm.logits(hidden[None, None]).flatten(), atol=1e-4, rtol=0)
+
+
+@every_backbone
 @pytest.mark.parametrize("n_codebooks", [1, 2, 4])
 @pytest.mark.parametrize("with_states", [False, True])
 def test_greedy_codes_and_states_equal_the_simple_way(settings, n_codebooks, with_states):

@@ -3,10 +3,13 @@
 import json
 import logging
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from conftest import run_script, write_config
 from test_train_aligned import aligned_config
@@ -16,12 +19,26 @@ from config import load_config
 from decoding.weights import MATRICES
 from mel_processing import load_audio, log_mel
 from models import build_aligned_tts
+from models.aligned_tts import Prosody
 from models.layers.sampling import Sampling
+from onnx_runner.voice import OnnxVoice
 from synthesize import Synthesizer, load_synthesizer
 from text import build_frontend
 from voice_folder import LEXICON_FILE, MODEL_FILE, NOT_EXPORTED, read_stage, write_voice
 
 TEXT = "A man sat down. He saw a tree!"
+IPA = "ɐ mˈæn sˈæt dˈaʊn."
+ROOT = Path(__file__).parents[1]
+WITHOUT = """
+import sys
+for name in {missing}:
+    sys.modules[name] = None
+sys.path.insert(0, {root!r})
+import onnx_voice
+sys.argv = ["onnx_voice.py", *{arguments}]
+onnx_voice.main()
+assert not {missing} & {{name for name, module in sys.modules.items() if module}}
+"""
 
 
 def say(model: str, text: str = TEXT) -> torch.Tensor:
@@ -33,11 +50,24 @@ def export(model: str = "tiny", precision: str = "fp32") -> str:
     return f"voices/{precision}"
 
 
+def train_hidden() -> None:
+    """A system over hidden states in the place of the chain's."""
+    shutil.rmtree("checkpoints/tiny/vocoder")
+    stage = {"conditioning": "hidden", "segment_frames": 24, "adversarial_frames": 12, "max_steps": 2}
+    run_script("train_vocoder", "-c", write_config(train__vocoder=stage), "-m", "tiny")
+    shutil.rmtree("checkpoints/tiny/llm")
+
+
 @pytest.fixture
 def aligned_chain(own_chain):
     """The chain with an aligned-duration model that learned nothing, and a word of its own."""
     Path("words.txt").write_text("zyx\thəlˈoʊ\n")
-    config = write_aligned_config()
+    write_aligned("flow")
+    return own_chain
+
+
+def write_aligned(kind: str) -> None:
+    config = write_aligned_config(kind)
     frontend = build_frontend(config.text)
     data = {"config": config.model_dump(), "text": frontend.state(), "speakers": ["bruno", "ella"],
             "speaker_languages": {"bruno": "de", "ella": "en-us"}, "languages": ["de", "en-us"],
@@ -52,11 +82,10 @@ def aligned_chain(own_chain):
          "has_discriminator": False, "training": {"optimizer": {}}},
         checkpoint_path(Path("checkpoints/tiny/aligned"), "G", 7),
     )
-    return own_chain
 
 
-def write_aligned_config():
-    path = Path(aligned_config("flow"))
+def write_aligned_config(kind: str):
+    path = Path(aligned_config(kind))
     path.write_text(json.dumps(json.loads(path.read_text()) | {"text": {"lexicon": "words.txt"}}))
     return load_config(path)
 
@@ -93,10 +122,7 @@ def test_an_aligned_voice_speaks_without_its_checkpoints(aligned_chain, caplog):
 @pytest.mark.parametrize("hidden", [False, True], ids=["codes", "hidden"])
 def test_a_token_voice_speaks_and_follows_a_reference(own_chain, hidden):
     if hidden:
-        shutil.rmtree("checkpoints/tiny/vocoder")
-        stage = {"conditioning": "hidden", "segment_frames": 24, "adversarial_frames": 12, "max_steps": 2}
-        run_script("train_vocoder", "-c", write_config(train__vocoder=stage), "-m", "tiny")
-        shutil.rmtree("checkpoints/tiny/llm")
+        train_hidden()
     reference = {"reference": next(Path("data").glob("wavs/ella*.wav")), "reference_text": "Good.", "seed": 1}
     expected = say("tiny"), Synthesizer("tiny").speak("Hello.", **reference).samples
     exact, half = export(), export(precision="fp16")
@@ -192,3 +218,76 @@ def test_fine_tuning_starts_from_a_voice(own_chain):
     assert all(torch.equal(value, tuned[1][name]) for name, value in tuned[0].items())
     with pytest.raises(ValueError, match="an exported voice with llm and vocoder and codec alone, aligned is needed"):
         read_stage(Path("voices/fp32"), "aligned")
+
+
+def assert_onnx_says_the_same(folder: str, atol: float = 1e-4, text: str = TEXT, **options) -> None:
+    """With the seed, and the other options of `Synthesizer.stream`, as PyTorch."""
+    expected = list(Synthesizer(folder).stream(text, seed=3, batch_size=1, retries=0, **options))
+    changes = {name: vars(value) for name, value in options.items() if name in ("sampling", "prosody")}
+    found = list(OnnxVoice(folder, threads=1).stream(text, seed=3, **changes))
+    assert [part.piece.ipa for part in found] == [chunk.parts[0].ipa for chunk in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.finish_reason == theirs.parts[0].finish_reason
+        np.testing.assert_allclose(ours.samples, theirs.samples.numpy(), atol=atol, rtol=0)
+
+
+def without(missing: set[str], *arguments: object) -> None:
+    """Runs onnx_voice.py in a process where some modules cannot be imported."""
+    code = WITHOUT.format(missing=missing, root=str(ROOT), arguments=[str(one) for one in arguments])
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("hidden", [False, True], ids=["codes", "hidden"])
+def test_onnx_files_of_a_token_voice_say_the_same(own_chain, hidden, caplog):
+    caplog.set_level(logging.INFO)
+    if hidden:
+        train_hidden()
+    run_script("export", "-m", "tiny", "-o", "voices/tiny", "--onnx")
+    assert {path.stem for path in Path("voices/tiny").glob("*.onnx")} == {"lm", "decoder", "vocoder"}
+    assert caplog.text.count("the greatest difference from PyTorch is") == 3
+    for sampling in (Sampling(), Sampling(temperature=0), Sampling(temperature=1.5, top_k=0, top_p=0.9)):
+        assert_onnx_says_the_same("voices/tiny", sampling=sampling)
+    without({"torch", "transformers", "phonemizer", "sentencex", "pydantic"}, "-m", "voices/tiny", "--ipa", IPA,
+            "--seed", 5, "-o", "ipa.wav")
+    samples, _ = soundfile.read("ipa.wav", dtype="float32")
+    expected = Synthesizer("voices/tiny").speak(IPA, input_type="ipa", seed=5, retries=0).samples.numpy()
+    np.testing.assert_allclose(samples, expected, atol=2e-4)
+    with pytest.raises(ValueError, match="a language model decides for itself: rate would change nothing"):
+        OnnxVoice("voices/tiny").stream(TEXT, prosody={"rate": 2.0})
+
+
+def test_onnx_files_of_an_aligned_voice_say_the_same(aligned_chain, capsys):
+    """With a flow decoder; and the files of a voice are made of its own weights."""
+    export(precision="fp16")
+    run_script("export", "-m", "voices/fp16", "-o", "voices/onnx", "--onnx")
+    shutil.rmtree("checkpoints")
+    Path("words.txt").unlink()
+    for name in ("aligned.safetensors", "vocoder.safetensors"):
+        assert Path("voices/onnx", name).read_bytes() == Path("voices/fp16", name).read_bytes()
+    assert_onnx_says_the_same("voices/onnx", text=TEXT + " Zyx.")
+    assert_onnx_says_the_same("voices/onnx", prosody=Prosody(1.4, 3, -2), sampling=Sampling(temperature=0.3))
+    without({"torch", "transformers"}, "-m", "voices/onnx", "--text", "Zyx.", "--rate", 0.8, "-o", "new/text.flac")
+    assert soundfile.info("new/text.flac").duration > 0.05
+    voice = OnnxVoice("voices/onnx")
+    for options, complaint in (({"prosody": {"rate": 9.0}}, "rate must be 0.25 to 4, not 9"),
+                               ({"speaker": "nobody"}, "speaker 'nobody' is not among those this model learned"),
+                               ({"language": "nl"}, "language 'nl' is not among those this model learned: de, en-us")):
+        with pytest.raises(ValueError, match=complaint):
+            voice.stream(TEXT, **options)
+    with pytest.raises(SystemExit):
+        run_script("onnx_voice", "-m", "voices/onnx", "--ipa", IPA, "-o", "a.txt")
+    assert "a.txt: cannot be written" in capsys.readouterr().err
+    Path("voices/onnx/vocoder.onnx").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"vocoder\.onnx: damaged, or of another voice than onnx\.json beside it"):
+        OnnxVoice("voices/onnx")
+    Path("voices/onnx/vocoder.onnx").unlink()
+    with pytest.raises(ValueError, match=r"vocoder\.onnx: missing; export the voice again with --onnx"):
+        OnnxVoice("voices/onnx")
+
+
+def test_an_autoregressive_decoder_has_no_onnx_files(aligned_chain, capsys):
+    write_aligned("autoregressive")
+    with pytest.raises(SystemExit):
+        run_script("export", "-m", "tiny", "-o", "voices/tiny", "--onnx")
+    assert "error: an autoregressive aligned.decoder makes its mel in a loop" in capsys.readouterr().err
+    assert not list(Path("voices").iterdir())

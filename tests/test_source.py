@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import prosody
 from config import AudioConfig
-from models.layers.source import F0_CEILING, F0_FLOOR, Excitation, F0Bins, pulse_train
+from models.layers.source import F0_CEILING, F0_FLOOR, Excitation, F0Bins, between_middles, pulse_train
 
 AUDIO = AudioConfig()
 
@@ -31,6 +32,12 @@ def test_pulses_follow_f0_and_fall_silent():
     # nothing but the next frame is looked at
     part = pulse_train(f0[:, :50], 256, 22050)
     torch.testing.assert_close(part[:, : 49 * 256], pulses[:, : 49 * 256], atol=1e-4, rtol=0)
+
+
+def test_between_middles():
+    values = torch.randn(2, 7, generator=torch.Generator().manual_seed(0))
+    expected = F.interpolate(values.unsqueeze(1), scale_factor=6, mode="linear")[:, 0]
+    torch.testing.assert_close(between_middles(values, 6), expected)
 
 
 def test_spectra_are_framed_as_the_mel():

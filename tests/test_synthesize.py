@@ -12,7 +12,7 @@ import synthesize
 from checkpoints import read_checkpoint, saved_steps, write_checkpoint
 from mel_processing import load_audio
 from models.layers.sampling import Sampling
-from synthesis.speech import speaker_for
+from names import speaker_for
 from synthesize import Synthesizer, load_synthesizer, synthesize_text
 from text import split_sentences
 from text.pieces import NO_MARK_PAUSE, SENTENCE_PAUSE

@@ -58,19 +58,26 @@ def pulse_train(f0: Tensor, hop_length: int, sample_rate: int) -> Tensor:
     places = torch.where(voiced, torch.arange(f0.shape[1], device=f0.device), -1)
     slots = F.pad(torch.full_like(places, -1), (1, 0)).scatter(1, count * voiced, places)
     last_voiced = slots.gather(1, count)
-    held = torch.where(last_voiced >= 0, f0.gather(1, last_voiced.clamp(min=0)), SILENT_F0)
-    frequency, loudness = (
-        F.interpolate(values.unsqueeze(1), scale_factor=hop_length, mode="linear")[:, 0].double()
-        for values in (held, voiced.to(f0.dtype))
-    )  # (B, samples)
+    held = torch.where(last_voiced >= 0, f0.double().gather(1, last_voiced.clamp(min=0)), SILENT_F0)
+    frequency, loudness = (between_middles(values, hop_length) for values in (held, voiced.double()))  # (B, samples)
     phase = (frequency / sample_rate).cumsum(1) % 1  # in turns
     n_harmonics = (sample_rate / 2 / frequency).floor()
     # the sum of cos(2 pi k phase) over k = 1 .. n (Dirichlet's kernel); at a pulse's peak it is n
-    half = torch.sin(torch.pi * phase)
+    pi = torch.tensor(torch.pi, dtype=torch.double, device=f0.device)  # as a number, an ONNX file has it in single
+    half = torch.sin(pi * phase)
     at_peak = half.abs() < 1e-6
-    total = torch.sin((2 * n_harmonics + 1) * torch.pi * phase) / (2 * half.masked_fill(at_peak, 1.0)) - 0.5
+    total = torch.sin((2 * n_harmonics + 1) * pi * phase) / (2 * half.masked_fill(at_peak, 1.0)) - 0.5
     pulses = torch.where(at_peak, n_harmonics, total) * (2 / n_harmonics).sqrt()
     return (pulses * loudness).float()
+
+
+def between_middles(values: Tensor, hop_length: int) -> Tensor:
+    """(B, T), each at the middle of a hop -> (B, T * hop_length), linear between them, constant beyond the ends."""
+    places = (torch.arange(hop_length, device=values.device, dtype=values.dtype) + 0.5) / hop_length - 0.5
+    padded = F.pad(values.unsqueeze(1), (1, 1), mode="replicate").transpose(1, 2)  # (B, T + 2, 1)
+    before, own, after = padded[:, :-2], padded[:, 1:-1], padded[:, 2:]
+    neighbour = torch.where(places < 0, before, after)  # (B, T, hop_length)
+    return (own + (neighbour - own) * places.abs()).flatten(1)
 
 
 class Excitation(nn.Module):
