@@ -114,9 +114,13 @@ def _exported(graph: Graph) -> onnx.ModelProto:
 
 
 def _compact(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Constants whose values fp16 can hold, as those of an fp16 voice are, are kept in it; they are read as float32."""
+    """Constants whose values fp16 can hold, as those of an fp16 voice are, are kept in it; they are read as float32.
+    Where in the source each operator comes from is left out, with the names of this machine's folders."""
+    inner = model.graph
+    for one in (inner, *inner.node, *inner.input, *inner.output, *inner.value_info):
+        del one.metadata_props[:]
     kept, casts = [], []
-    for constant in model.graph.initializer:
+    for constant in inner.initializer:
         values = numpy_helper.to_array(constant)
         if constant.data_type == TensorProto.FLOAT and values.size >= SMALL:
             with np.errstate(over="ignore"):
@@ -126,13 +130,12 @@ def _compact(model: onnx.ModelProto) -> onnx.ModelProto:
                 casts.append(helper.make_node("Cast", [name], [constant.name], to=TensorProto.FLOAT))
                 constant = numpy_helper.from_array(half, name)
         kept.append(constant)
-    nodes = [*casts, *model.graph.node]
-    for field, content in ((model.graph.initializer, kept), (model.graph.node, nodes)):
-        content = [type(one).FromString(one.SerializeToString()) for one in content]
-        del field[:]
-        field.extend(content)
-    onnx.checker.check_model(model)
-    return model
+    graph = helper.make_graph([*casts, *inner.node], inner.name, inner.input, inner.output, kept,
+                              value_info=inner.value_info)
+    compact = helper.make_model(graph, opset_imports=model.opset_import, functions=model.functions,
+                                ir_version=model.ir_version, producer_name=model.producer_name)
+    onnx.checker.check_model(compact)
+    return compact
 
 
 @torch.inference_mode()

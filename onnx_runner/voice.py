@@ -64,6 +64,8 @@ class OnnxVoice:
         speaker = speaker or speaker_for(language, self.speakers, self.settings["speaker_languages"])
         speaker_id = index_of(self.speakers, speaker, "speaker")
         how = self._sampling(sampling or {}), self._prosody(prosody or {})
+        if input_type == "text":
+            self.speller.load_frontend()
         pieces = split_text(text, language, input_type, self.speller, self._cut)
         pieces = chain([next(pieces)], pieces)  # the first one says what is wrong
         return self._spoken(pieces, speaker_id, *how, seed)
@@ -116,13 +118,14 @@ class VoiceSpeller:
         return encode_bytes(ipa) if self.text["settings"]["frontend"] == "bytes" else encode_ipa(ipa, self.ids)
 
     def phonemize(self, text: str, language: str) -> str:
-        """The IPA of a sentence. ValueError if the libraries that it takes are not installed, or others than the voice
-        was trained with."""
-        if self.frontend is None:
-            self.frontend = self._build_frontend()
+        """The IPA of a sentence."""
         return self.frontend.phonemize(text, language)
 
-    def _build_frontend(self):
+    def load_frontend(self) -> None:
+        """To be called before `phonemize`. ValueError if the libraries that it takes are not installed, or others than
+        the voice was trained with."""
+        if self.frontend is not None:
+            return
         try:
             from config import TextConfig
             from text.tokenizer import build_frontend
@@ -132,6 +135,5 @@ class VoiceSpeller:
         settings = self.text["settings"]
         if settings["lexicon"]:
             settings = settings | {"lexicon": str(self.folder / settings["lexicon"])}
-        frontend = build_frontend(TextConfig(**settings))
-        frontend.check_state(self.text["state"], str(self.folder))
-        return frontend
+        self.frontend = build_frontend(TextConfig(**settings))
+        self.frontend.check_state(self.text["state"], str(self.folder))
