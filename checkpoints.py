@@ -16,6 +16,9 @@ from torch import nn
 
 log = logging.getLogger(__name__)
 
+BEST_FILE = "G_best.pth"
+"""The `G` that validation liked best, without what only training needs."""
+
 
 def checkpoint_path(folder: Path, network: str, step: int) -> Path:
     """`folder/G_step<N>.pth` or `folder/D_step<N>.pth`."""

@@ -46,6 +46,8 @@ def main() -> None:
     parser.add_argument("--precision", choices=get_args(Precision), default="fp16",
                         help="of the weights on disk; int8: a language model's matrices, which it then also speaks "
                         "with on a CPU, and fp16 for the rest")
+    parser.add_argument("--best", action="store_true", help="the checkpoint of each stage that its validation liked "
+                        "best (G_best.pth, see train.<stage>.evaluate), not the newest")
     parser.add_argument("--onnx", action="store_true", help="also as ONNX files, for onnx_voice.py")
     options = parser.parse_args()
 
@@ -55,7 +57,7 @@ def main() -> None:
     # refuses stages that do not fit each other, and int8 where it is of no use
     system = load_system(source, torch.device("cpu"), "int8" if options.precision == "int8" else None)
     size = write_voice(options.output, source, system.name, system.stages, options.precision, system.matrices,
-                       add_onnx if options.onnx else None)
+                       add_onnx if options.onnx else None, options.best)
     log.info("%s: %s system, %s, %.1f MB in all, speakers %s, languages %s", options.output, system.name,
              options.precision, size / 1e6, ", ".join(system.speakers), ", ".join(system.languages))
 

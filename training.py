@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from checkpoints import (
+    BEST_FILE,
     checkpoint_path,
     load_weights,
     network_weights,
@@ -444,7 +445,7 @@ class Run:
             "has_discriminator": "discriminator" in self._networks,
         }
         if best:
-            write_checkpoint(content, self.folder / "G_best.pth")
+            write_checkpoint(content, self.folder / BEST_FILE)
             return
         scaler = self.accelerator.scaler
         content["training"] = {

@@ -19,7 +19,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from checkpoints import network_weights, require_checkpoint, saved_steps
+from checkpoints import BEST_FILE, network_weights, read_checkpoint, require_checkpoint, saved_steps
 from decoding.weights import to_int8
 
 log = logging.getLogger(__name__)
@@ -128,14 +128,15 @@ def read_stage(folder: Path, stage: str) -> dict:
 
 def write_voice(
     folder: Path, source: Path, system: str, stages: dict[str, str], precision: Precision,
-    matrices: dict[str, dict[str, int]], complete: Callable[[Path], None] | None = None,
+    matrices: dict[str, dict[str, int]], complete: Callable[[Path], None] | None = None, best: bool = False,
 ) -> int:
     """Writes the `stages` of the model in `source` as an exported voice, whole or not at all; gives its size in bytes.
 
     `stages`: for every stage the beginning of the names of the weights to take; the text frontend's is the first.
     `matrices`: of a stage, the names of those that int8 is for, and which dimension is the inputs. `complete`: adds to
-    the voice, in the folder it is given, what is made of it. ValueError if `folder` is there already, or a weight is
-    too large for the precision.
+    the voice, in the folder it is given, what is made of it. `best`: the checkpoints that their validation chose; of a
+    codec the newest, whose codes the others speak. ValueError if `folder` is there already, or a weight is too large
+    for the precision.
     """
     if folder.exists():
         raise ValueError(f"{folder}: is there already; remove it, or take another -o")
@@ -144,7 +145,8 @@ def write_voice(
         shutil.rmtree(temporary)
     temporary.mkdir(parents=True)
     try:
-        written = {name: _write_stage(temporary, source / name, prefix, precision, matrices.get(name, {}), i == 0)
+        written = {name: _write_stage(temporary, source / name, best and name != "codec", prefix, precision,
+                                      matrices.get(name, {}), i == 0)
                    for i, (name, prefix) in enumerate(stages.items())}
         model = ExportedModel(
             format="llm-istft-vits voice", version=1, system=system, precision=precision, stages=written,
@@ -161,10 +163,20 @@ def write_voice(
     return size
 
 
+def _chosen(folder: Path, best: bool) -> dict:
+    """The stage to export; ValueError if its best checkpoint is wanted and there is none."""
+    if not best:
+        return require_stage(folder, "train it")
+    if is_exported(folder.parent):
+        raise ValueError(f"{folder.parent}: an exported voice has one checkpoint of a stage; leave out --best")
+    return read_checkpoint(folder / BEST_FILE)
+
+
 def _write_stage(
-    folder: Path, source: Path, prefix: str, precision: Precision, matrices: dict[str, int], speaks_text: bool
+    folder: Path, source: Path, best: bool, prefix: str, precision: Precision, matrices: dict[str, int],
+    speaks_text: bool,
 ) -> ExportedStage:
-    checkpoint = require_stage(source, "train it")
+    checkpoint = _chosen(source, best)
     stage = checkpoint["stage"]
     metadata = {name: value for name, value in checkpoint.items() if name not in NOT_EXPORTED}
     lexicon = metadata["config"]["text"]["lexicon"]

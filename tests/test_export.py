@@ -14,7 +14,7 @@ import torch
 from conftest import run_script, write_config
 from test_train_aligned import aligned_config
 
-from checkpoints import checkpoint_path, network_weights, require_checkpoint, write_checkpoint
+from checkpoints import BEST_FILE, checkpoint_path, network_weights, require_checkpoint, write_checkpoint
 from config import load_config
 from decoding.weights import MATRICES
 from mel_processing import load_audio, log_mel
@@ -206,6 +206,23 @@ def test_a_voice_is_not_written_over_or_in_halves(aligned_chain, caplog):
         write_voice(Path("voices/other"), Path("checkpoints/tiny"), "aligned", {"aligned": "", "nothing": ""}, "fp32",
                     {})
     assert [path.name for path in Path("voices").iterdir()] == ["fp32"]
+
+
+def test_the_best_checkpoints_can_be_exported(aligned_chain, capsys):
+    for stage in ("aligned", "vocoder"):
+        best = require_checkpoint(f"checkpoints/tiny/{stage}", "") | {"step": 1}
+        write_checkpoint(best, Path(f"checkpoints/tiny/{stage}/{BEST_FILE}"))
+    run_script("export", "-m", "tiny", "-o", "voices/best", "--best")
+    run_script("export", "-m", "tiny", "-o", "voices/newest")
+    steps = [{stage: read_stage(Path(f"voices/{name}"), stage)["step"] for stage in ("aligned", "vocoder")}
+             for name in ("best", "newest")]
+    assert steps == [{"aligned": 1, "vocoder": 1}, {"aligned": 7, "vocoder": 4}]
+    Path(f"checkpoints/tiny/vocoder/{BEST_FILE}").unlink()
+    for model, complaint in (("tiny", f"{BEST_FILE}: no such checkpoint"), ("voices/newest", "leave out --best")):
+        with pytest.raises(SystemExit):
+            run_script("export", "-m", model, "-o", "voices/none", "--best")
+        assert complaint in capsys.readouterr().err
+    assert not Path("voices/none").exists()
 
 
 def test_fine_tuning_starts_from_a_voice(own_chain):
