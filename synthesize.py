@@ -44,9 +44,14 @@ STANDARD_OUTPUT = Path("-")
 
 
 @lru_cache(maxsize=4)
+def loaded(model: str, precision: str | None) -> Synthesizer:
+    """What `load_synthesizer` keeps; one entry, however its arguments are given."""
+    return Synthesizer(model, precision=precision)
+
+
 def load_synthesizer(model: str = DEFAULT_VOICE, precision: str | None = None) -> Synthesizer:
     """A model, or the voice that comes with the repository, loaded once per process. `precision`: see `Synthesizer`."""
-    return Synthesizer(model, precision=precision)
+    return loaded(model, precision)
 
 
 def synthesize_text(

@@ -8,14 +8,14 @@ from conftest import run_script
 
 from data_utils import read_filelist, write_filelist
 from mel_processing import audio_seconds
-from synthesize import load_synthesizer
+from synthesize import loaded
 
 TIMES = {"real_time_factor"}
 
 
 @pytest.fixture(autouse=True)
 def _forget_models():
-    load_synthesizer.cache_clear()
+    loaded.cache_clear()
 
 
 def figures(folder) -> list[dict]:

@@ -22,7 +22,7 @@ from models import build_aligned_tts
 from models.aligned_tts import Prosody
 from models.layers.sampling import Sampling
 from onnx_runner.voice import OnnxVoice
-from synthesize import Synthesizer, load_synthesizer
+from synthesize import Synthesizer, loaded
 from text import build_frontend
 from voice_folder import LEXICON_FILE, MODEL_FILE, NOT_EXPORTED, read_stage, write_voice
 
@@ -167,7 +167,7 @@ def test_an_int8_voice_speaks_as_its_checkpoints_do_in_int8(own_chain, hidden):
     assert Synthesizer(small, precision="fp32").system.fast_lm.precision == "fp32"
     assert Synthesizer(exact).system.fast_lm.precision == "fp32"
 
-    load_synthesizer.cache_clear()
+    loaded.cache_clear()
     for model, file in (["-m", small], "stored.wav"), (["-m", "tiny", "--precision", "int8"], "own.wav"):
         run_script("synthesize", *model, "--text", "Hello.", "--temperature", 0, "-o", file)
     stored, own = (load_audio(path, voice.audio.sample_rate) for path in ("stored.wav", "own.wav"))
@@ -175,7 +175,7 @@ def test_an_int8_voice_speaks_as_its_checkpoints_do_in_int8(own_chain, hidden):
 
 
 def test_int8_without_a_language_model_is_refused(aligned_chain, capsys):
-    load_synthesizer.cache_clear()
+    loaded.cache_clear()
     for command in (["export", "-o", "voices/small"], ["synthesize", "--text", "Hello.", "-o", "hello.wav"]):
         with pytest.raises(SystemExit):
             run_script(*command, "-m", "tiny", "--precision", "int8")

@@ -24,7 +24,7 @@ TEXT = "The quick brown fox jumps."
 @pytest.fixture(autouse=True)
 def _forget_models_and_precision():
     yield
-    synthesize.load_synthesizer.cache_clear()
+    synthesize.loaded.cache_clear()
     AcceleratorState._reset_state(True)
 
 

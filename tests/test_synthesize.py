@@ -13,7 +13,7 @@ from checkpoints import read_checkpoint, saved_steps, write_checkpoint
 from mel_processing import load_audio
 from models.layers.sampling import Sampling
 from names import speaker_for
-from synthesize import Synthesizer, load_synthesizer, synthesize_text
+from synthesize import Synthesizer, load_synthesizer, loaded, synthesize_text
 from text import split_sentences
 from text.pieces import NO_MARK_PAUSE, SENTENCE_PAUSE
 
@@ -22,7 +22,7 @@ TEXT = "The quick brown fox jumps."
 
 @pytest.fixture(autouse=True)
 def _forget_models():
-    load_synthesizer.cache_clear()
+    loaded.cache_clear()
 
 
 def refused(capsys, *arguments: object) -> str:

@@ -15,7 +15,7 @@ from models.token_lm import Generated
 from synthesis.speech import Part, Speech
 from synthesis.synthesizer import ODD
 from synthesis.writing import write_file, write_pcm
-from synthesize import load_synthesizer
+from synthesize import load_synthesizer, loaded
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "never", "comes", "back"]
 ODD_TEXTS = [
@@ -29,9 +29,9 @@ ODD_TEXTS = [
 
 @pytest.fixture
 def synthesizer(chain):
-    load_synthesizer.cache_clear()
+    loaded.cache_clear()
     yield load_synthesizer("tiny")
-    load_synthesizer.cache_clear()
+    loaded.cache_clear()
 
 
 def test_no_text_runs_past_its_bound_and_every_odd_one_is_reported(synthesizer, tmp_path, caplog):

@@ -15,7 +15,7 @@ from data_utils import CodeSequences, Draw
 from lm_data import RowSequences, collate_single
 from mel_processing import load_audio, log_mel
 from models.token_lm import CONDITIONS, TokenLM
-from synthesize import load_synthesizer
+from synthesize import load_synthesizer, loaded
 from train_llm import lm_losses
 from voice_prompts import nearest_speaker, read_voice_prompt
 
@@ -124,9 +124,9 @@ def test_a_prompt_that_leaves_no_room():
 
 @pytest.fixture
 def synthesizer(chain):
-    load_synthesizer.cache_clear()
+    loaded.cache_clear()
     yield load_synthesizer("tiny")
-    load_synthesizer.cache_clear()
+    loaded.cache_clear()
 
 
 @pytest.fixture
