@@ -6,6 +6,7 @@ codes, like the beginning of one clip, which needs no training of its own. As a 
 between speaker and text, which the model must have been trained with.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,14 +165,16 @@ class TokenLM(nn.Module):
         positions = self.state_positions_for if with_frames else self.positions_for
         total = ends[-1] + positions(0, code_lengths) - CONDITIONS  # (B,)
         clips = _joined(parts, ends, int(total.max()))  # (B, T, D)
-        with record(self.taught_layer) as head:
-            if row is None:
-                hidden, query, key = self._body(clips), head.query, head.key
-            else:
-                assert not with_frames, "offsets of packed clips leave no room for the last codes"
-                rows, position_ids = pack(clips, total, row, offset)
-                hidden, query, key = (unpack(x, total, row, offset)
-                                      for x in (self._body(rows, position_ids), head.query, head.key))
+        position_ids = None
+        if row is not None:
+            assert not with_frames, "offsets of packed clips leave no room for the last codes"
+            clips, position_ids = pack(clips, total, row, offset)
+
+        def of_clips(x: Tensor) -> Tensor:
+            return x if row is None else unpack(x, total, row, offset)
+
+        with record(self.taught_layer) if with_attention else nullcontext() as head:
+            hidden = of_clips(self._body(clips, position_ids))
 
         def at(first: Tensor, count: int) -> Tensor:
             places = first.unsqueeze(1) + torch.arange(count, device=text.device)
@@ -183,6 +186,7 @@ class TokenLM(nn.Module):
             frames = (at(ends[-1] + K, codes.shape[2]) * own.unsqueeze(2)).transpose(1, 2)
         attention = None
         if with_attention:
+            query, key = of_clips(head.query), of_clips(head.key)
             asking = ends[-1].unsqueeze(1) + torch.arange(S, device=text.device)  # (B, S)
             future = torch.arange(key.shape[1], device=text.device) > asking.unsqueeze(2)
             queries = _take(query, asking.clamp(max=query.shape[1] - 1))

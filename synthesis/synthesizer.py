@@ -60,10 +60,10 @@ class Synthesizer:
         """Speaks text of any length in chunks, which joined are the whole speech.
 
         Without a `batch_size`, each comes as soon as it is made, as early as the networks after the language model or
-        the aligned durations allow (see `WaveStream`). With one, so many pieces (sentences,
-        and parts of long ones) are spoken together, each is a chunk, and a part that did not end well is spoken up to
-        `retries` times more; but for these, the samples are the same, where no part depends on the others of its
-        batch. (The autoregressive decoder's do.) A chunk begins with the pause, if any, after the one before.
+        the aligned durations allow (see `WaveStream`). With one, so many pieces (sentences, and parts of long ones) are
+        spoken together, each is a chunk, and a part that did not end well is spoken up to `retries` times more; but
+        for these, the samples are the same, where no part depends on the others of its batch. (The autoregressive
+        decoder's do.) A chunk begins with the pause, if any, after the one before.
 
         `reference`: a recording in whose voice to speak, and what is said in it, in the same language; `prosody`: how
         to speak. Passages in other languages are marked (see `split_passages`).
