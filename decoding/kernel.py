@@ -6,8 +6,10 @@ import math
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 from torch import Tensor
+
+from decoding.int8_dots import LANES, four_dots, to_int16
 
 # sums may be taken in any order, so that loops become vector instructions
 OPTIONS = {"fastmath": {"reassoc", "contract", "arcp", "nsz", "nnan"}, "cache": True, "nogil": True,
@@ -49,31 +51,62 @@ def exponential(x):
     return (y * r * r + r + ONE) * float_of_bits(np.int32(np.int32(np.int32(power) + np.int32(127)) << np.int32(23)))
 
 
+def factors(weight, x):
+    """x (A, inputs) float32 as a product with `weight` takes it, and what to multiply each row's results by (A,)."""
+
+
+def dots(weight, first, apart, x):
+    """Dot products of x (inputs,) with rows first, first + apart, first + 2 apart and first + 3 apart of `weight`
+    (outputs, inputs), which are read side by side: four float32."""
+
+
+@overload(factors)
+def _factors(weight, x):
+    return (lambda weight, x: to_int16(x)) if weight.dtype == types.int8 else (
+        lambda weight, x: (x, np.ones(len(x), np.float32)))
+
+
+@overload(dots, jit_options=OPTIONS | {"forceinline": True})
+def _dots(weight, first, apart, x):
+    def floats(weight, first, apart, x):
+        a, b, c, d = ZERO, ZERO, ZERO, ZERO
+        for i in range(len(x)):
+            a += weight[first, i] * x[i]
+            b += weight[first + apart, i] * x[i]
+            c += weight[first + 2 * apart, i] * x[i]
+            d += weight[first + 3 * apart, i] * x[i]
+        return a, b, c, d
+
+    def integers(weight, first, apart, x):
+        whole = len(x) // LANES * LANES
+        a, b, c, d = four_dots(weight, first, apart, x, whole)
+        for i in range(whole, len(x)):
+            a += np.float32(weight[first, i]) * np.float32(x[i])
+            b += np.float32(weight[first + apart, i]) * np.float32(x[i])
+            c += np.float32(weight[first + 2 * apart, i]) * np.float32(x[i])
+            d += np.float32(weight[first + 3 * apart, i]) * np.float32(x[i])
+        return a, b, c, d
+
+    return integers if weight.dtype == types.int8 else floats
+
+
 @njit(**OPTIONS)
 def product(matrix, layer, x, y):
     """x (A, inputs) -> y (A, outputs)."""
     weight, scale, bias = matrix.weight[layer], matrix.scale[layer], matrix.bias[layer]
-    part, count = weight.shape[0] // 4, weight.shape[1]
+    part = weight.shape[0] // 4
+    given, worth = factors(weight, x)
     for a in range(part):
         b, c, d = a + part, a + 2 * part, a + 3 * part
-        for row in range(x.shape[0]):
-            first, second, third, fourth = ZERO, ZERO, ZERO, ZERO
-            for i in range(count):
-                value = x[row, i]
-                first += np.float32(weight[a, i]) * value
-                second += np.float32(weight[b, i]) * value
-                third += np.float32(weight[c, i]) * value
-                fourth += np.float32(weight[d, i]) * value
-            y[row, a] = first * scale[a] + bias[a]
-            y[row, b] = second * scale[b] + bias[b]
-            y[row, c] = third * scale[c] + bias[c]
-            y[row, d] = fourth * scale[d] + bias[d]
+        for row in range(len(x)):
+            first, second, third, fourth = dots(weight, a, part, given[row])
+            y[row, a] = first * worth[row] * scale[a] + bias[a]
+            y[row, b] = second * worth[row] * scale[b] + bias[b]
+            y[row, c] = third * worth[row] * scale[c] + bias[c]
+            y[row, d] = fourth * worth[row] * scale[d] + bias[d]
     for o in range(4 * part, weight.shape[0]):
-        for row in range(x.shape[0]):
-            first = ZERO
-            for i in range(count):
-                first += np.float32(weight[o, i]) * x[row, i]
-            y[row, o] = first * scale[o] + bias[o]
+        for row in range(len(x)):
+            y[row, o] = dots(weight, o, 0, given[row])[0] * worth[row] * scale[o] + bias[o]
 
 
 @njit(**OPTIONS)
