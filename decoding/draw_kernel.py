@@ -4,7 +4,8 @@ fifty small operations is a loop over a few thousand numbers."""
 import numpy as np
 from numba import njit
 
-from decoding.kernel import OPTIONS, exponential
+from decoding.compiled import OPTIONS
+from decoding.kernel import exponential
 
 UNKNOWN = -1
 """How many frames a text has that has not ended yet."""

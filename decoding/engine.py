@@ -1,8 +1,11 @@
 """Codes for many texts at once: finished texts make room for waiting ones, and no step waits for another device."""
 
+import math
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -10,28 +13,30 @@ from torch import Tensor
 
 from decoding import kernel
 from decoding.functional import Functional
-from decoding.rows import Drawing, Rows
+from decoding.rows import Drawing, RowArrays, Rows
+from decoding.steps_kernel import take_steps
 from decoding.weights import quantized, read_weights, restored
 from models.layers.delay import steps_for, undelay
 from models.layers.sampling import Sampling
 from models.token_lm import Generated, TokenLM
 
-KERNEL_ROWS = {"fp32": 4, "int8": 8}
-"""Up to so many rows the kernel of one CPU core is faster than PyTorch."""
+KERNEL_ROWS = {"fp32": 8, "int8": math.inf}
+"""Up to so many rows the kernel is faster than PyTorch."""
 POSITIONS = 256
 """The cache is made for a multiple of so many."""
 STEPS_PER_LOOK = 8
-"""On a GPU: after so many steps it is asked which texts have ended."""
+"""After so many steps it is asked which texts have ended."""
 WARM_UP_STEPS = 3
 
 
 @dataclass
 class Session:
-    """Rows, and on a GPU the graphs of a step over the first 1, 2, 4, ... of them."""
+    """Rows; on a CPU their arrays; on a GPU the graphs of a step over the first 1, 2, 4, ... of them."""
 
     key: tuple
     rows: Rows
     draw: Drawing
+    arrays: RowArrays | None = None
     graphs: dict[int, torch.cuda.CUDAGraph] = field(default_factory=dict)
 
 
@@ -50,12 +55,15 @@ class Decoder:
         weights = read_weights(lm.body, [head.weight for head in lm.heads])
         kept = quantized(weights) if precision == "int8" else weights
         self.functional = Functional(restored(kept) if precision == "int8" else weights)
-        self.kernel_weights = kernel.arrays_of(kept, copied=True) if self.device.type == "cpu" else None
+        on_cpu = self.device.type == "cpu"
+        self.kernel_weights = kernel.arrays_of(kept, copied=True) if on_cpu else None
         size = lm.config.head_size or lm.config.hidden_size // lm.config.n_heads
         self.cache_shape = (lm.config.n_layers, weights.n_kv_heads, size)
         with torch.no_grad():
-            self.code_table = torch.cat([embedding.weight for embedding in lm.code_embeddings])
-        self.code_offsets = torch.arange(lm.n_codebooks, device=self.device) * (lm.codebook_size + 3)
+            self.code_table = torch.stack([embedding.weight for embedding in lm.code_embeddings])
+        self.code_array = self.code_table.numpy() if on_cpu else None
+        self.codebook = torch.arange(lm.n_codebooks, device=self.device)
+        self.threads = ThreadPoolExecutor(thread_name_prefix="decoder")
         self.session: Session | None = None
 
     @torch.inference_mode()
@@ -126,7 +134,7 @@ class Decoder:
             self._start(rows, [(0, start, late)])
             rows.begin(0, len(start), bound, late, _draw_seed(generator))
             while not bool(rows.done[0]):
-                self._advance(session, 1)
+                self._advance(session, 1, 1)
                 # the last codebook is K - 1 steps late
                 count, reason = int(rows.steps[0]) - K + 1, None
                 if bool(rows.done[0]):
@@ -146,7 +154,8 @@ class Decoder:
         key, last = (sampling, with_states), self.session
         if last is None or last.key != key or last.rows.keys.shape[1] < n or last.rows.keys.shape[3] < n_positions:
             rows = Rows.allocate(self.lm, self.cache_shape, sampling, n, n_positions, with_states)
-            self.session = Session(key, rows, Drawing(self.lm, sampling))
+            arrays = rows.arrays() if self.kernel_weights is not None else None
+            self.session = Session(key, rows, Drawing(self.lm, sampling), arrays)
         return self.session
 
     def _start(self, rows: Rows, texts: list[tuple[int, Tensor, Tensor]]) -> None:
@@ -157,9 +166,12 @@ class Decoder:
         places = torch.tensor([row for row, _, _ in texts], device=self.device)
         rows.hidden[places], rows.logits[places] = self.functional.prefix(x, lengths, places, rows.keys, rows.values)
 
-    def _advance(self, session: Session, A: int) -> None:
-        """The next step of the first A rows; on a GPU the next few."""
-        if self.device.type != "cuda":
+    def _advance(self, session: Session, A: int, most: int = STEPS_PER_LOOK) -> None:
+        """The next step of the first A rows, or the next few: at `most` so many on a CPU."""
+        if self.device.type == "cpu":
+            if KERNEL_ROWS[self.precision] >= A:
+                self._take_steps(session, A, most)
+                return
             session.draw(session.rows, A)
             if session.rows.states.shape[1] or not bool(session.rows.done[:A].all()):
                 self._read(session.rows, A)
@@ -169,6 +181,16 @@ class Decoder:
             session.graphs[A] = self._capture(session, A)
         for _ in range(STEPS_PER_LOOK):
             session.graphs[A].replay()
+
+    def _take_steps(self, session: Session, A: int, most: int) -> None:
+        """Up to `most` steps in the kernel, the rows shared among as many threads as PyTorch takes."""
+        given = (self.kernel_weights, self.functional.arrays, self.code_array, session.draw.numbers, session.arrays)
+        n = min(A, torch.get_num_threads())
+        (first, last), *others = pairwise(A * i // n for i in range(n + 1))
+        running = [self.threads.submit(take_steps, *given, *rows, most) for rows in others]
+        take_steps(*given, first, last, most)
+        for thread in running:
+            thread.result()
 
     def _capture(self, session: Session, A: int) -> torch.cuda.CUDAGraph:
         """A step as a graph; the rows are as they were before."""
@@ -196,14 +218,10 @@ class Decoder:
         """The network reads the step that was drawn."""
         every, limit = torch.arange(A, device=self.device), rows.keys.shape[3] - 1
         codes = rows.codes[every, :, (rows.steps[:A] - 1).clamp(max=limit)]
-        x = self.code_table[codes + self.code_offsets].sum(1)
+        x = self.code_table[self.codebook, codes].sum(1)
         positions = rows.positions[:A]
-        if self.kernel_weights is not None and KERNEL_ROWS[self.precision] >= A:
-            arrays = (x, positions, rows.keys, rows.values, rows.hidden[:A], rows.logits[:A])
-            kernel.step(self.kernel_weights, self.functional.arrays, *(array.numpy() for array in arrays))
-        else:
-            visible = limit + 1 if self.device.type == "cuda" else int(positions.max()) + 1
-            rows.hidden[:A], rows.logits[:A] = self.functional.step(x, positions, rows.keys, rows.values, visible)
+        visible = limit + 1 if self.device.type == "cuda" else int(positions.max()) + 1
+        rows.hidden[:A], rows.logits[:A] = self.functional.step(x, positions, rows.keys, rows.values, visible)
         if rows.states.shape[1]:
             rows.states[every, rows.steps[:A].clamp(max=rows.states.shape[1] - 1)] = rows.hidden[:A]
         positions += 1

@@ -41,8 +41,8 @@ class Functional:
         def attend(layer: int, qkv: Tensor) -> Tensor:
             if self.arrays is not None:
                 attended = qkv.new_empty(len(x), 1, self.weights.n_heads * keys.shape[4])
-                tensors = (positions, keys, values, qkv[:, 0], attended[:, 0])
-                kernel.attend(self.arrays, layer, *(tensor.numpy() for tensor in tensors))
+                at_rows, to = (tensor.numpy() for tensor in (qkv[:, 0], attended[:, 0]))
+                kernel.attend(self.arrays, layer, positions.numpy(), keys.numpy(), values.numpy(), 0, at_rows, to)
                 return attended
             query, key, value = self._heads(layer, qkv, at)
             keys[layer][rows, :, positions], values[layer][rows, :, positions] = key[:, :, 0], value[:, :, 0]

@@ -10,6 +10,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from decoding.compiled import OPTIONS
+
 LANES = 32
 """Products that are made at once; half as many sums."""
 WEIGHT_LEVELS, LEVELS, SUM_LEVELS = 127, 32767, 2**31 - 1
@@ -62,7 +64,7 @@ def four_dots(_context, weight, first, apart, vector, count):
     return types.UniTuple(types.float32, 4)(weight, types.intp, types.intp, vector, types.intp), code
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**OPTIONS)
 def to_int16(x):
     """x (A, inputs) float32 as int16, and what one level of each row is worth (A,). So many levels that no sum of
     LANES' products overflows."""

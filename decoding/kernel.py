@@ -9,11 +9,9 @@ from numba import njit, types
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
+from decoding.compiled import OPTIONS
 from decoding.int8_dots import LANES, four_dots, to_int16
 
-# sums may be taken in any order, so that loops become vector instructions
-OPTIONS = {"fastmath": {"reassoc", "contract", "arcp", "nsz", "nnan"}, "cache": True, "nogil": True,
-           "error_model": "numpy"}
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 LOG2_E, LN2_HIGH, LN2_LOW = np.float32(1.44269504), np.float32(0.693359375), np.float32(-2.12194440e-4)
 C1, C2, C3 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
@@ -151,16 +149,16 @@ def turn(attention, layer, which, position, vector, target):
 
 
 @njit(**OPTIONS)
-def attend(attention, layer, positions, keys, values, qkv, y):
+def attend(attention, layer, positions, keys, values, first_row, qkv, y):
     """Queries, keys and values (A, outputs) of the new positions -> y (A, heads x head size); keys and values join
-    the cache (layers, rows, kv heads, positions, head size)."""
+    the cache (layers, rows, kv heads, positions, head size), from `first_row` on."""
     size, shared = keys.shape[4], attention.n_heads // attention.n_kv_heads
     query, scores = np.empty(size, np.float32), np.empty(keys.shape[3], np.float32)
     factor = ONE / np.sqrt(np.float32(size))
     for row in range(qkv.shape[0]):
         position = positions[row]
         for g in range(attention.n_kv_heads):
-            key, value = keys[layer, row, g], values[layer, row, g]
+            key, value = keys[layer, first_row + row, g], values[layer, first_row + row, g]
             first = (attention.n_heads + g) * size
             turn(attention, layer, 1, position, qkv[row, first : first + size], key[position])
             first += attention.n_kv_heads * size
@@ -209,9 +207,9 @@ def add(x, y):
 
 
 @njit(**OPTIONS)
-def step(weights, attention, x, positions, keys, values, hidden, logits):
-    """Embeddings x (A, D), which are used up, at `positions` (A,) of the first A rows of the cache (layers, rows, kv
-    heads, positions, head size) -> the last states in `hidden` (A, D) and `logits` (A, heads)."""
+def step(weights, attention, x, positions, keys, values, first_row, hidden, logits):
+    """Embeddings x (A, D), which are used up, at `positions` (A,) of A rows of the cache (layers, rows, kv heads,
+    positions, head size), from `first_row` on -> the last states in `hidden` (A, D) and `logits` (A, heads)."""
     A, inner = x.shape[0], weights.down.weight.shape[2]
     qkv = np.empty((A, weights.qkv.weight.shape[1]), np.float32)
     heads = np.empty((A, weights.out.weight.shape[2]), np.float32)
@@ -224,7 +222,7 @@ def step(weights, attention, x, positions, keys, values, hidden, logits):
     for layer in range(weights.qkv.weight.shape[0]):
         normalize(weights, 2 * layer, x, change)
         product(weights.qkv, layer, change, qkv)
-        attend(attention, layer, positions, keys, values, qkv, heads)
+        attend(attention, layer, positions, keys, values, first_row, qkv, heads)
         product(weights.out, layer, heads, change)
         add(x, change)
         normalize(weights, 2 * layer + 1, x, change)

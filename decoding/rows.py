@@ -1,5 +1,6 @@
 """What is known of every text that is being spoken, in tensors that stay in their place."""
 
+from collections import namedtuple
 from dataclasses import dataclass, fields
 
 import torch
@@ -75,6 +76,10 @@ class Rows:
         generator = torch.Generator(self.uniform.device).manual_seed(seed)
         self.uniform[row] = torch.rand(self.uniform.shape[1:], device=self.uniform.device, generator=generator)
 
+    def arrays(self) -> "RowArrays":
+        """On a CPU: the same memory for compiled functions."""
+        return RowArrays(*(getattr(self, name).numpy() for name in RowArrays._fields))
+
     def move(self, source: int, target: int) -> None:
         """One row's text goes on in another one."""
         used = int(self.positions[source])
@@ -83,6 +88,10 @@ class Rows:
         for name in (field.name for field in fields(self)):
             if name not in ("keys", "values"):
                 getattr(self, name)[target] = getattr(self, name)[source]
+
+
+RowArrays = namedtuple("RowArrays", [field.name for field in fields(Rows)])
+"""The same in NumPy arrays, which share their memory."""
 
 
 class Drawing:
@@ -95,16 +104,16 @@ class Drawing:
         self.codebook = torch.arange(K, device=device)
         self.tail = torch.full((K,), lm.pad, device=device)  # what stands in the place of the first code past the end
         self.tail[0] = lm.end
+        self.numbers = (float(sampling.temperature), sampling.top_k, float(sampling.top_p),
+                        float(sampling.repetition_threshold))  # as the kernel takes them
 
     def __call__(self, rows: Rows, A: int) -> None:
         """Draws step `rows.steps` of the first A rows from their logits."""
         if rows.logits.device.type != "cpu":
             self.by_tensors(rows, A)
             return
-        s = self.sampling
         arrays = (rows.steps, rows.bounds, rows.frames, rows.done, rows.late, rows.recent, rows.uniform, rows.codes)
-        draw((float(s.temperature), s.top_k, float(s.top_p), float(s.repetition_threshold)),
-             *(array.numpy() for array in arrays), rows.logits[:A].numpy())
+        draw(self.numbers, *(array.numpy() for array in arrays), rows.logits[:A].numpy())
 
     def by_tensors(self, rows: Rows, A: int) -> None:
         """The same on any device, without waiting for it."""
