@@ -14,7 +14,6 @@ import soxr
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.audio_utils import mel_filter_bank
 
 from config import AudioConfig
 
@@ -152,6 +151,8 @@ def _window(win_length: int, device: torch.device) -> Tensor:
 @lru_cache
 def mel_filters(config: AudioConfig, device: torch.device) -> Tensor:
     """Triangular mel filters (n_mels, n_fft / 2 + 1)."""
+    from transformers.audio_utils import mel_filter_bank  # here, for speaking does not need it, and it takes a second
+
     filters = mel_filter_bank(
         num_frequency_bins=config.n_fft // 2 + 1, num_mel_filters=config.n_mels, sampling_rate=config.sample_rate,
         min_frequency=config.f_min, max_frequency=config.f_max or config.sample_rate / 2,

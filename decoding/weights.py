@@ -1,12 +1,13 @@
 """The weights of a trained GPT-2, Qwen3 or Llama as one description: matrices of all layers in one tensor; queries,
 keys and values in one product, gate and up projection in one."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 INT8_MAX = 127
 
@@ -72,7 +73,7 @@ class Weights(NamedTuple):
 
 
 @torch.no_grad()
-def read_weights(body: PreTrainedModel, heads: list[Tensor]) -> Weights:
+def read_weights(body: "PreTrainedModel", heads: list[Tensor]) -> Weights:
     """A copy of the weights of a GPT2Model, Qwen3Model or LlamaModel and of heads (V, D), on their device."""
     read = _gpt2 if body.config.model_type == "gpt2" else _rotary
     return read(body, _matrix([torch.cat(heads)], [None]))
@@ -99,6 +100,8 @@ def weight_bytes(weights: Weights) -> int:
 def matrix_inputs(network: nn.Module) -> dict[str, int]:
     """Names of the weights of a network's linear layers, which are those that a `Decoder` of it keeps as matrices, and
     which of their two dimensions is the layer's inputs."""
+    from transformers.pytorch_utils import Conv1D  # here, for the library takes seconds to load
+
     return {f"{name}.weight": 0 if isinstance(module, Conv1D) else 1
             for name, module in network.named_modules() if isinstance(module, Conv1D | nn.Linear)}
 
@@ -126,7 +129,7 @@ def _matrix(weights: list[Tensor], biases: list[Tensor | None]) -> Matrix:
     return Matrix(weight, torch.ones(weight.shape[:2], device=weight.device), torch.stack(bias))
 
 
-def _gpt2(body: PreTrainedModel, heads: Matrix) -> Weights:
+def _gpt2(body: "PreTrainedModel", heads: Matrix) -> Weights:
     def matrix(layers: list) -> Matrix:
         return _matrix([layer.weight.T for layer in layers], [layer.bias for layer in layers])
 
@@ -143,7 +146,7 @@ def _gpt2(body: PreTrainedModel, heads: Matrix) -> Weights:
     )
 
 
-def _rotary(body: PreTrainedModel, heads: Matrix) -> Weights:
+def _rotary(body: "PreTrainedModel", heads: Matrix) -> Weights:
     def matrix(rows: list[list]) -> Matrix:
         weights = [torch.cat([layer.weight for layer in row]) for row in rows]
         biases = [None if row[0].bias is None else torch.cat([layer.bias for layer in row]) for row in rows]

@@ -1,7 +1,7 @@
 """Rebuilds networks: fresh from a config, or trained from a checkpoint."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +11,15 @@ from config import Config, GaussianConfig, MelCodecConfig, parse_config
 from models.aligned_tts import AlignedTTS
 from models.aligner import Aligner
 from models.codec import MelCodec
-from models.encodec import Encodec
 from models.hidden_decoder import HiddenDecoder
 from models.layers.crop import Crop, crop_mel
 from models.token_decoder import TokenDecoder
 from models.token_lm import TokenLM
 from models.vocoder import Vocoder, VocoderOutput, build_vocoder
 from voice_folder import require_stage
+
+if TYPE_CHECKING:
+    from models.encodec import Encodec
 
 __all__ = [
     "Codec", "CodesToWave", "HiddenToWave", "MelToWave", "build_aligned_tts", "build_token_lm", "build_wave_generator",
@@ -139,12 +141,14 @@ def generate_wave(generator: nn.Module, batch: dict, mel: Tensor, crop: Crop | N
 
 def load_codec(
     config: Config, model: str | None, checkpoints: str | Path = "checkpoints", *, needs_codes: bool = True,
-) -> Encodec | MelCodec:
+) -> "Encodec | MelCodec":
     """The trained codec of a config, in eval mode: pretrained EnCodec, or that of `model`, newest or exported.
 
     ValueError if it is not there, was trained with another config, or has Gaussian latents where codes are needed.
     """
     if not isinstance(config.codec, MelCodecConfig):
+        from models.encodec import Encodec  # here, for what it imports takes seconds
+
         return Encodec(config.codec, config.audio).eval()
     if needs_codes:
         require_codes(config)
@@ -216,7 +220,7 @@ def build_wave_generator(config: Config, checkpoint_data: dict) -> MelToWave | C
     return CodesToWave(config, decoder)
 
 
-def codec_data(codec: Encodec | MelCodec) -> dict:
+def codec_data(codec: "Encodec | MelCodec") -> dict:
     """What the checkpoints of later stages keep of a codec: enough to size a network and to refuse another codec."""
     return {
         "fingerprint": codec.fingerprint, "n_codebooks": codec.n_codebooks, "codebook_size": codec.codebook_size,

@@ -9,18 +9,21 @@ between speaker and text, which the model must have been trained with.
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from config import TokenLMConfig
-from models.layers.backbone import build_backbone, load_pretrained_backbone
+from models.layers.backbone import build_backbone, empty_cache, load_pretrained_backbone
 from models.layers.delay import delay, steps_for, undelay
 from models.layers.packing import pack, unpack
 from models.layers.recorded_attention import record
 from models.layers.sampling import Sampling, sample
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 CONDITIONS = 2  # language and speaker, one position each before the text
 IGNORED = -100
@@ -283,7 +286,7 @@ class TokenLM(nn.Module):
         mask = (torch.arange(longest, device=device) >= longest - lengths).long()
         late = torch.stack([columns for _, columns in starts])  # (B, K, K - 1 or 1)
 
-        cache = DynamicCache(config=self.body.config)
+        cache = empty_cache(self.body)
         frames = torch.full((B,), -1, device=device)  # unknown until codebook 0 says end
         steps: list[Tensor] = []
         states: list[Tensor] = []
@@ -346,7 +349,7 @@ class TokenLM(nn.Module):
         before = self.prefix(ids[None], speaker, language, None if voice is None else voice[None])
         return torch.cat([before, self.embed_codes(columns[:, :, :count])], dim=1)[0], columns[0, :, count:]
 
-    def _next(self, step_input: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
+    def _next(self, step_input: Tensor, mask: Tensor, cache: "DynamicCache") -> Tensor:
         """The last state (B, D) after (B, P, D) more positions; mask (B, positions up to now)."""
         # a text whose bound is reached goes along with the others of its batch, past the model's last position
         position = (mask.cumsum(1) - 1).clamp(0, self.config.max_positions - 1)[:, -step_input.shape[1] :]

@@ -1,5 +1,7 @@
 """The voice that comes with the repository."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,14 @@ def test_it_is_heard_in_pieces_as_it_is_heard_whole():
     chunks = [speech.samples for speech in load_synthesizer().stream(text)]
     assert len(chunks) > 3
     torch.testing.assert_close(torch.cat(chunks), load_synthesizer().speak(text).samples, atol=1e-5, rtol=0)
+
+
+def test_it_speaks_without_libraries_that_only_training_needs():
+    """They take longer to load than the voice itself."""
+    code = ("import sys, synthesize; synthesize.synthesize_text('Hello world.');"
+            "sys.exit(' '.join({'transformers', 'accelerate', 'datasets'} & set(sys.modules)) or 0)")
+    ran = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_it_is_small_and_says_what_it_is_made_of():

@@ -7,23 +7,17 @@ sequence that sees nothing of those before it: that is how clips are packed into
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 from torch import nn
-from transformers import (
-    GPT2Config,
-    GPT2Model,
-    LlamaConfig,
-    LlamaModel,
-    PreTrainedConfig,
-    PreTrainedModel,
-    Qwen3Config,
-    Qwen3Model,
-)
 
-from models.layers.recorded_attention import RECORDED
+from models.layers.recorded_attention import RECORDED, register
 
-KINDS = {"gpt2": (GPT2Config, GPT2Model), "qwen3": (Qwen3Config, Qwen3Model), "llama": (LlamaConfig, LlamaModel)}
+if TYPE_CHECKING:
+    from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
+
+KINDS = {"gpt2": "GPT2", "qwen3": "Qwen3", "llama": "Llama"}  # how the names of their classes begin
 NORM_EPS = {"qwen3": 1e-6, "llama": 1e-5}  # of the published models
 
 # what a folder must have as the config has it: all that decides what its weights mean
@@ -42,9 +36,9 @@ def build_backbone(
     kind: str, *, n_symbols: int, hidden_size: int, n_layers: int, n_heads: int, n_kv_heads: int | None,
     head_size: int | None, intermediate_size: int | None, rope_theta: float | None, max_positions: int, dropout: float,
     gradient_checkpointing: bool,
-) -> PreTrainedModel:
+) -> "PreTrainedModel":
     """A transformer of `kind` (gpt2, qwen3, llama) with fresh weights; None takes the default of TokenLMConfig."""
-    config_class, model_class = KINDS[kind]
+    config_class, model_class = _classes(kind)
     special = {"vocab_size": n_symbols, "bos_token_id": None, "eos_token_id": None}
     if kind == "gpt2":
         config = config_class(
@@ -66,7 +60,7 @@ def build_backbone(
     return body
 
 
-def load_pretrained_backbone(body: PreTrainedModel, folder: str | Path) -> None:
+def load_pretrained_backbone(body: "PreTrainedModel", folder: str | Path) -> None:
     """Takes every weight of a folder in hub format (config.json, model.safetensors) but the table of its words.
 
     ValueError if the folder holds no whole model of the kind of `body`, or one of other sizes.
@@ -89,7 +83,7 @@ def load_pretrained_backbone(body: PreTrainedModel, folder: str | Path) -> None:
     body.load_state_dict(pretrained.state_dict())
 
 
-def _read_config(folder: Path, kind: str) -> PreTrainedConfig:
+def _read_config(folder: Path, kind: str) -> "PreTrainedConfig":
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
@@ -98,10 +92,25 @@ def _read_config(folder: Path, kind: str) -> PreTrainedConfig:
         theirs = values.get("model_type") if isinstance(values, dict) else None
         known = f"set llm.backbone to {theirs}" if theirs in KINDS else f"llm.pretrained takes {', '.join(KINDS)}"
         raise ValueError(f"{folder}: holds a {theirs}, llm.backbone is {kind}: {known}")
-    return KINDS[kind][0].from_dict(values)
+    return _classes(kind)[0].from_dict(values)
 
 
-def _check_architecture(ours: PreTrainedConfig, theirs: PreTrainedConfig, folder: Path) -> None:
+def empty_cache(body: "PreTrainedModel") -> "DynamicCache":
+    """What keeps keys and values while a backbone is read step by step."""
+    from transformers import DynamicCache
+
+    return DynamicCache(config=body.config)
+
+
+def _classes(kind: str) -> tuple[type, type]:
+    """Config and model of a kind of backbone; the library takes seconds to load, and many voices speak without it."""
+    import transformers
+
+    register()
+    return getattr(transformers, f"{KINDS[kind]}Config"), getattr(transformers, f"{KINDS[kind]}Model")
+
+
+def _check_architecture(ours: "PreTrainedConfig", theirs: "PreTrainedConfig", folder: Path) -> None:
     pairs = {key: (_value(theirs, key), _value(ours, key)) for key in ARCHITECTURE[ours.model_type]}
     different = [f"{key} {there} there, {here} here" for key, (there, here) in pairs.items() if there != here]
     # rotary positions have no weights: a model can be used for fewer than it was trained for
@@ -112,7 +121,7 @@ def _check_architecture(ours: PreTrainedConfig, theirs: PreTrainedConfig, folder
         raise ValueError(f"{folder}: does not fit the config's llm section: {'; '.join(different)}")
 
 
-def _value(config: PreTrainedConfig, key: str) -> object:
+def _value(config: "PreTrainedConfig", key: str) -> object:
     value = getattr(config, key)
     if key == "n_inner":
         return value or 4 * config.n_embd

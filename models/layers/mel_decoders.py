@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
-from models.layers.backbone import build_backbone
+from models.layers.backbone import build_backbone, empty_cache
 from models.layers.convnext import ConvNeXtBlock
 from models.layers.phoneme_encoder import sinusoids
 
@@ -171,7 +170,7 @@ class AutoregressiveDecoder(nn.Module):
         return output
 
     def pieces(self, features: Tensor, noise: Tensor, ends: list[int]) -> Iterator[DecoderOutput]:
-        cache, begin, inputs = DynamicCache(config=self.body.config), 0, self.project_in(features)
+        cache, begin, inputs = empty_cache(self.body), 0, self.project_in(features)
         before = torch.zeros(len(features), 1, self.project_out.out_features, device=features.device)
         for end in ends:
             mel, stops = [], []

@@ -8,14 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 RECORDED = "recorded_sdpa"
-"""The `attn_implementation` that a backbone must have."""
+"""The `attn_implementation` that a backbone must have, once it is registered."""
 
 
 @dataclass
@@ -43,13 +41,19 @@ def record(layer: int) -> Iterator[HeadRecord]:
         _record.reset(token)
 
 
-def _attention(module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options):
-    """query (R, heads, P, head_size), key and value (R, key-value heads, P, head_size)."""
-    head = _record.get()
-    if head is not None and module.layer_idx == head.layer:
-        head.query, head.key = query[:, 0] * module.scaling, key[:, 0]
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+@cache
+def register() -> None:
+    """Makes the attention of this name known to `transformers`."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
 
+    def attention(module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options):
+        """query (R, heads, P, head_size), key and value (R, key-value heads, P, head_size)."""
+        head = _record.get()
+        if head is not None and module.layer_idx == head.layer:
+            head.query, head.key = query[:, 0] * module.scaling, key[:, 0]
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
 
-AttentionInterface.register(RECORDED, _attention)
-AttentionMaskInterface.register(RECORDED, sdpa_mask)
+    AttentionInterface.register(RECORDED, attention)
+    AttentionMaskInterface.register(RECORDED, sdpa_mask)
