@@ -22,9 +22,10 @@ demo: $(VENV)/installed  ## the voice that comes along, then a corpus and every 
 	$(RUN) synthesize.py -m demo --text "The quick brown fox jumps over the lazy dog." --seed 1 \
 	    -o outputs/demo.wav --mel outputs/demo.png
 
-voice: $(VENV)/installed-eval  ## a voice of your own: make voice VOICES=recordings [MODEL=name LANGUAGE=de CONFIG=file]
+voice: $(VENV)/installed-eval  ## a voice of your own: make voice VOICES=recordings [MODEL=name LANGUAGE=de CONFIG=file FROM=voice]
 	@test -n "$(VOICES)" || { echo "error: say where the recordings are: make voice VOICES=folder" >&2; exit 2; }
-	$(RUN) train_voice.py -i "$(VOICES)" -c $(CONFIG) -m $(MODEL) $(if $(LANGUAGE),--language $(LANGUAGE))
+	$(RUN) train_voice.py -i "$(VOICES)" -c $(CONFIG) -m $(MODEL) $(if $(LANGUAGE),--language $(LANGUAGE)) \
+	    $(if $(FROM),--weights-from $(FROM))
 
 test: $(VENV)/installed-dev lint  ## ruff and all tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2

@@ -2,6 +2,7 @@
 
     python3 train_voice.py -i recordings/anna -c configs/voice.json -m anna         # make voice does the same
     python3 train_voice.py -i recordings -c configs/voice.json -m both --language anna=en-us bruno=de
+    python3 train_voice.py -i recordings/anna -c configs/fine_tune.json -m anna --weights-from voices/default
 
 The folder has a metadata.csv, or is one of such folders, a speaker each. Where the language is not given, it is what a
 file language.txt in a speaker's folder says, else the one that its texts are in. train.vocoder.conditioning says which
@@ -9,7 +10,8 @@ system is trained: `mel` aligned durations, `codes` and `hidden` a language mode
 in data/, checkpoints/, logs/, outputs/ and voices/; the paths in the config's `data` are replaced by these.
 
 What is done already is not done again: after a stop, or with a greater max_steps in the config, the same command goes
-on. The commands that it gives are logged, for whoever wants to give them one by one.
+on. The commands that it gives are logged, for whoever wants to give them one by one. With --weights-from, the
+stages that a voice has go on from there instead of from nothing: minutes of recordings are then enough.
 """
 
 import argparse
@@ -27,11 +29,12 @@ from pathlib import Path
 
 import cli
 from checkpoints import checkpoint_path, saved_steps
-from config import Config, load_config
+from config import Config, load_config, parse_config
 from data_utils import read_filelist, write_filelist
 from preprocessing.voices import LANGUAGE_FILE, Voice, find_voices, other_language
 from text import build_frontend
 from text.espeak import espeak_language
+from voice_folder import has_stage, read_model, read_stage
 
 log = logging.getLogger(__name__)
 
@@ -186,14 +189,16 @@ def prepare(chain: Chain, voices: list[Voice], config_path: Path) -> None:
     write_filelist(folder / "evaluation.txt", [clip for clip in clips["validation"] if clip.path in readable])
 
 
-def training_stages(config: Config, config_path: Path, model: str) -> list[Stage]:
-    """The scripts between the filelists and the speaking system, in order."""
+def training_stages(config: Config, config_path: Path, model: str, base: Path | None = None) -> list[Stage]:
+    """The scripts between the filelists and the speaking system, in order; the stages that the model in the folder
+    `base` has start from its weights."""
     checkpoints, own = Path("checkpoints") / model, ["-c", str(config_path), "-m", model]
     filelists = tuple(config_path.parent / f"{part}_ipa.txt" for part in PARTS)
 
     def training(script: str, stage: str, **others: object) -> Stage:
         steps = getattr(config.train, stage).max_steps
-        return Stage([f"{script}.py", *own], trains=(checkpoints / stage, steps), **others)
+        start = ["--weights-from", str(base)] if base and has_stage(base / stage) else []
+        return Stage([f"{script}.py", *own, *start], trains=(checkpoints / stage, steps), **others)
 
     vocoder = training("train_vocoder", "vocoder")
     if config.train.vocoder.conditioning == "mel":
@@ -210,6 +215,19 @@ def training_stages(config: Config, config_path: Path, model: str) -> list[Stage
     return [*codec, Stage(["preprocess_codes.py", *own]), training("train_llm", "llm"), vocoder]
 
 
+def check_base(config: Config, base: Path) -> None:
+    """ValueError if the networks of the exported voice in `base` are not those of the config."""
+    for stage in read_model(base).stages:
+        stored = read_stage(base, stage)
+        theirs = parse_config(stored["config"], f"the config of {base}")
+        for section in ("audio", stage):
+            if getattr(theirs, section) != getattr(config, section):
+                raise ValueError(f"{base}: was trained with another {section} section than this config's; use the "
+                                 "config that it was trained with, with fewer steps, or leave out --weights-from")
+        if "text" in stored:
+            build_frontend(config.text).check_state(stored["text"], str(base))
+
+
 def final_stages(trained: list[Stage], folder: Path, model: str, voice: Path) -> list[Stage]:
     """Evaluation of what was held out, and the export to the folder `voice`."""
     weights = tuple(stage.trains[0] for stage in trained if stage.trains)
@@ -221,15 +239,17 @@ def final_stages(trained: list[Stage], folder: Path, model: str, voice: Path) ->
     ]
 
 
-def train_voice(source: Path, config_source: Path, model: str, languages: list[str]) -> Path:
+def train_voice(source: Path, config_source: Path, model: str, languages: list[str], base: Path | None = None) -> Path:
     """All of it; gives the exported voice's folder. ValueError for whatever would stop it later, before it begins."""
     import_module("evaluation")  # names packages that it lacks before hours of training
     folder, voice = Path("data") / model, Path("voices") / model
+    if base:
+        check_base(load_config(config_source), base)
     voices = checked_voices(source, load_config(config_source), languages)
     config_path = model_config(config_source, folder)
     config = load_config(config_path)
     chain = Chain(config, folder / "finished.json")
-    trained = training_stages(config, config_path, model)
+    trained = training_stages(config, config_path, model, base)
     evaluate, export = final_stages(trained, folder, model, voice)
     if voice.exists() and not (chain.is_done(export) and all(stage.is_trained for stage in trained if stage.trains)):
         raise ValueError(f"{voice}: is there already, of another training; move it away, or take another model name")
@@ -247,8 +267,10 @@ def main() -> None:
     parser.add_argument("-m", "--model", default="voice", help="name of the model, and of the voice in voices/")
     parser.add_argument("--language", nargs="+", default=[], metavar="NAME",
                         help="espeak-ng's name (en-us, de, ...) for all, or FOLDER=NAME for each")
+    parser.add_argument("--weights-from", type=Path, metavar="VOICE",
+                        help="an exported voice to start from, e.g. voices/default (fine-tuning)")
     options = parser.parse_args()
-    voice = train_voice(options.input, options.config, options.model, options.language)
+    voice = train_voice(options.input, options.config, options.model, options.language, options.weights_from)
     log.info('%s speaks: python3 synthesize.py -m %s --text "..." -o hello.wav', voice, voice)
 
 

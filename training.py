@@ -37,6 +37,7 @@ from checkpoints import (
     write_checkpoint,
 )
 from config import StageConfig
+from fine_tuning import renamed_rows
 from optimization import learning_rate_at, moving_average
 from random_state import random_state, set_random_state
 from step_clock import StepClock
@@ -492,7 +493,8 @@ class Run:
             path = Path(arguments.weights_from)
             checkpoint = read_stage(path, self.stage_name) if path.is_dir() else read_checkpoint(path)
             self._check_fits(checkpoint, arguments.weights_from, ["text", "codec"])
-            load_weights(self._networks["generator"], network_weights(checkpoint), arguments.weights_from)
+            weights = renamed_rows(network_weights(checkpoint), checkpoint, self.metadata)
+            load_weights(self._networks["generator"], weights, arguments.weights_from)
 
     def _check_fits(self, checkpoint: dict, source: object, keys: list[str]) -> None:
         """ValueError if a checkpoint is another stage's, or differs from this run in its audio or in one of `keys`."""
