@@ -7,7 +7,7 @@ CONFIG ?= configs/voice.json
 MODEL ?= voice
 RUN := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(PY)
 
-.PHONY: demo voice test lint clean-demo
+.PHONY: demo voice notebooks test lint clean-demo
 
 demo: $(VENV)/installed  ## the voice that comes along, then a corpus and every stage for a short while; see outputs/
 	$(RUN) synthesize.py --text "Hello world. This is the voice that comes with the repository." \
@@ -27,6 +27,9 @@ voice: $(VENV)/installed-eval  ## a voice of your own: make voice VOICES=recordi
 	$(RUN) train_voice.py -i "$(VOICES)" -c $(CONFIG) -m $(MODEL) $(if $(LANGUAGE),--language $(LANGUAGE)) \
 	    $(if $(FROM),--weights-from $(FROM))
 
+notebooks: $(VENV)/installed-notebooks  ## opens the notebooks in a browser
+	$(VENV)/bin/jupyter lab notebooks
+
 test: $(VENV)/installed-dev lint  ## ruff and all tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2
 
@@ -45,6 +48,10 @@ $(VENV)/installed: requirements.txt | $(VENV)/bin/python
 
 $(VENV)/installed-eval: requirements-eval.txt $(VENV)/installed
 	$(PY) -m pip install -q -r requirements-eval.txt
+	touch $@
+
+$(VENV)/installed-notebooks: requirements-notebooks.txt $(VENV)/installed
+	$(PY) -m pip install -q -r requirements-notebooks.txt
 	touch $@
 
 $(VENV)/installed-dev: requirements-dev.txt requirements-eval.txt requirements-export.txt requirements-onnx.txt \

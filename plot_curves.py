@@ -1,6 +1,7 @@
 """Draws the loss curves of a model's stages from their TensorBoard logs.
 
     python3 plot_curves.py -m my_model -o docs/curves.png
+    python3 plot_curves.py -m my_model --stages vocoder --all -o docs/vocoder_curves.png
 """
 
 import argparse
@@ -35,13 +36,18 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="PNG")
     parser.add_argument("--all", action="store_true",
                         help="also learning rate, gradient norms, code usage, speed, figures of speech")
+    parser.add_argument("--stages", nargs="+", metavar="STAGE", help="only these, e.g. vocoder; all if not given")
     options = parser.parse_args()
 
     folder = Path("logs") / options.model
+    stages = sorted(path.name for path in folder.glob("*"))
+    unknown = sorted(set(options.stages or []) - set(stages))
+    if unknown:
+        raise ValueError(f"{folder}: no logs of {', '.join(unknown)}; there are those of {', '.join(stages) or 'none'}")
     curves = {
-        f"{stage.name}: {tag}": curve
-        for stage in sorted(folder.glob("*"))
-        for tag, curve in read_curves(stage).items()
+        f"{stage}: {tag}": curve
+        for stage in options.stages or stages
+        for tag, curve in read_curves(folder / stage).items()
         if options.all or not any(part in tag for part in NOT_LOSSES)
     }
     if not curves:

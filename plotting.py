@@ -42,7 +42,7 @@ def curves_figure(curves: Mapping[str, tuple[list[int], list[float]]], titles_pe
     rows = -(-len(curves) // titles_per_row)
     figure = Figure(figsize=(4.2 * titles_per_row, 2.8 * rows), layout="constrained")
     panels = figure.subplots(rows, titles_per_row, squeeze=False).flat
-    for axes, (title, (steps, values)) in zip(panels, curves.items(), strict=False):
+    for (title, (steps, values)), axes in zip(curves.items(), panels, strict=False):
         axes.plot(steps, values, linewidth=1)
         axes.set(title=title, xlabel="step", yscale="log" if min(values) > 0 else "linear")
         axes.grid(alpha=0.3)

@@ -21,6 +21,7 @@ def test_mel_figure_has_a_row_per_mel_on_one_scale():
 def test_curves_use_a_log_axis_only_for_positive_values():
     figure = curves_figure({"loss": ([1, 2], [2.0, 1.0]), "score": ([1, 2], [-1.0, 1.0])})
     assert [axes.get_yscale() for axes in figure.axes[:2]] == ["log", "linear"]
+    assert [axes.axison for axes in figure.axes] == [True, True, False]
 
 
 def test_usage_shows_the_codes_that_occur_by_frequency():
@@ -47,6 +48,9 @@ def test_curves_of_a_resumed_run_keep_the_later_value(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["plot_curves.py", "-m", "model", "-o", "curves.png"])
     plot_curves.main()
     assert (tmp_path / "curves.png").stat().st_size > 1000
+    monkeypatch.setattr(sys, "argv", ["plot_curves.py", "-m", "model", "-o", "one.png", "--stages", "codec"])
+    with pytest.raises(ValueError, match="no logs of codec; there are those of llm"):
+        plot_curves.main()
 
 
 def test_no_logs_is_one_sentence(tmp_path, monkeypatch):
