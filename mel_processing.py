@@ -18,13 +18,16 @@ from torch import Tensor
 from config import AudioConfig
 
 __all__ = [
-    "AudioConfig", "TruncatedAudio", "audio_format", "audio_seconds", "audio_writer", "frames_for", "griffin_lim",
-    "load_audio", "log_mel", "magnitudes", "mel_filters", "resample", "samples_for", "save_audio",
+    "AudioConfig", "TruncatedAudio", "audio_format", "audio_seconds", "audio_writer", "check_upload", "frames_for",
+    "griffin_lim", "load_audio", "log_mel", "magnitudes", "mel_filters", "resample", "samples_for", "save_audio",
 ]
 
 log = logging.getLogger(__name__)
 
 MAX_FRAMES = 2**40  # libsndfile's "unknown" is far beyond
+UPLOAD_BYTES, UPLOAD_SECONDS = 10 * 2**20, 60.0
+UPLOAD_RATES, UPLOAD_CHANNELS = (8000, 192000), 2
+BLOCK = 2**16  # frames
 
 
 class TruncatedAudio(ValueError):
@@ -34,6 +37,8 @@ class TruncatedAudio(ValueError):
 @contextmanager
 def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
     """The file, checked as far as its header and its structure tell."""
+    if Path(path).suffix.lower() == ".raw":  # soundfile asks for what a header would say
+        raise ValueError(f"{path}: samples without a header; export it as .wav or .flac")
     try:
         with soundfile.SoundFile(str(path)) as file:
             report = file.extra_info
@@ -56,6 +61,37 @@ def audio_seconds(path: str | Path) -> float:
     """Length of a recording, from its header. ValueError as of `load_audio`, as far as the header tells."""
     with _opened(path) as file:
         return file.frames / file.samplerate
+
+
+def check_upload(path: str | Path, max_bytes: int = UPLOAD_BYTES, max_seconds: float = UPLOAD_SECONDS) -> float:
+    """Seconds of a recording that a stranger sent, which `load_audio` may then read in little memory.
+
+    The size is looked at before the file is opened, the header before anything is decoded, and that is then done in
+    blocks, up to the length that the header promises and no further. ValueError for one of more bytes or seconds than
+    given, for a rate outside UPLOAD_RATES, more than UPLOAD_CHANNELS channels, and as of `load_audio`.
+    """
+    size = Path(path).stat().st_size if Path(path).is_file() else 0
+    if size > max_bytes:
+        raise ValueError(f"{path}: {size / 2**20:.1f} MB are too many, at most {max_bytes / 2**20:.1f} MB are read; "
+                         "send a shorter recording, or .flac")
+    with _opened(path) as file:
+        rate, channels = file.samplerate, file.channels
+        if not UPLOAD_RATES[0] <= rate <= UPLOAD_RATES[1]:
+            raise ValueError(f"{path}: {rate} samples a second; send a recording with {UPLOAD_RATES[0]} to "
+                             f"{UPLOAD_RATES[1]}")
+        if channels > UPLOAD_CHANNELS:
+            raise ValueError(f"{path}: {channels} channels; send a recording with 1 or 2")
+        if file.frames > max_seconds * rate:
+            raise ValueError(f"{path}: {file.frames / rate:.1f} s are too long, at most {max_seconds:g} s are read; "
+                             "cut it")
+        promised, decoded = file.frames, 0
+        while len(block := file.read(BLOCK, dtype="float32")):  # never more than the header promises
+            decoded += len(block)
+            if not np.isfinite(block).all():
+                raise ValueError(f"{path}: holds NaN or infinite samples; export it again from its source")
+    if decoded < 0.99 * promised:
+        raise TruncatedAudio(f"{path}: truncated; copy or export it again")
+    return decoded / rate
 
 
 def load_audio(path: str | Path, sample_rate: int, start: float = 0.0, seconds: float | None = None) -> Tensor:

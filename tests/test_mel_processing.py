@@ -14,6 +14,7 @@ from config import AudioConfig
 from mel_processing import (
     TruncatedAudio,
     audio_seconds,
+    check_upload,
     frames_for,
     griffin_lim,
     load_audio,
@@ -201,6 +202,43 @@ def test_a_header_without_a_length_is_refused(tmp_path):
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"stream\.flac: its header does not say how long it is"):
         load_audio(path, 22050)
+
+
+def test_an_upload_is_checked_before_it_is_decoded(tmp_path, monkeypatch):
+    def written(name: str, samples: np.ndarray, rate: int = 22050, **options) -> Path:
+        soundfile.write(tmp_path / name, samples, rate, **options)
+        return tmp_path / name
+
+    for name in ("a.wav", "a.flac", "a.ogg", "a.mp3"):
+        assert check_upload(written(name, chirp(22050, 2.0))) == pytest.approx(2.0, abs=0.1)
+    (tmp_path / "no_suffix").write_bytes((tmp_path / "a.flac").read_bytes())
+    assert check_upload(tmp_path / "no_suffix", max_seconds=2.0) == 2.0
+    (tmp_path / "a.raw").write_bytes((tmp_path / "a.wav").read_bytes())
+    (tmp_path / "text.wav").write_text("no audio")
+    cut = tmp_path / "cut.mp3"
+    cut.write_bytes((tmp_path / "a.mp3").read_bytes()[:-8000])
+    lying = bytearray((tmp_path / "a.wav").read_bytes())
+    lying[40:44] = (0x7FFFFFF0).to_bytes(4, "little")
+    (tmp_path / "lying.wav").write_bytes(lying)
+    refused = {
+        "a.raw: samples without a header": tmp_path / "a.raw", "text.wav: not readable as audio": tmp_path / "text.wav",
+        "gone.wav: no such file": tmp_path / "gone.wav", "cut.mp3: truncated": cut,
+        "lying.wav: truncated": tmp_path / "lying.wav", "nan.wav: holds NaN":
+            written("nan.wav", np.array([0.0, np.nan], np.float32), subtype="FLOAT"),
+        "slow.wav: 4000 samples a second": written("slow.wav", chirp(4000), 4000),
+        "many.wav: 3 channels": written("many.wav", np.zeros((100, 3))),
+    }
+    for message, path in refused.items():
+        with pytest.raises(ValueError, match=message):
+            check_upload(path)
+    # two hours of silence in few bytes, and a file that is too large, are never decoded
+    hours = written("hours.flac", np.zeros(8000 * 7200, np.int16), 8000)
+    assert hours.stat().st_size < 10 * 2**20
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda *_, **__: pytest.fail("decoded"))
+    with pytest.raises(ValueError, match=r"hours\.flac: 7200\.0 s are too long, at most 60 s are read"):
+        check_upload(hours)
+    with pytest.raises(ValueError, match=r"a\.wav: 0\.1 MB are too many, at most 0\.0 MB are read"):
+        check_upload(tmp_path / "a.wav", max_bytes=1000)
 
 
 def test_audio_that_cannot_be_saved_leaves_nothing(tmp_path, monkeypatch):
