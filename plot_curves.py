@@ -8,26 +8,11 @@ import argparse
 import logging
 from pathlib import Path
 
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
 import cli
 from plotting import curves_figure, save_figure
+from training_logs import grouped, is_loss, read_curves
 
 log = logging.getLogger(__name__)
-
-NOT_LOSSES = ("gradient_norm", "learning_rate", "steps_per_second", "perplexity", "usage", "score", "spoken")
-
-
-def read_curves(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
-    """Every scalar under a log folder: name -> (steps, values); of a repeated step, the later."""
-    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    accumulator.Reload()
-    curves = {}
-    for tag in accumulator.Tags()["scalars"]:
-        by_step = {event.step: event.value for event in accumulator.Scalars(tag)}
-        steps = sorted(by_step)
-        curves[tag] = steps, [by_step[step] for step in steps]
-    return curves
 
 
 def main() -> None:
@@ -44,16 +29,14 @@ def main() -> None:
     unknown = sorted(set(options.stages or []) - set(stages))
     if unknown:
         raise ValueError(f"{folder}: no logs of {', '.join(unknown)}; there are those of {', '.join(stages) or 'none'}")
-    curves = {
-        f"{stage}: {tag}": curve
-        for stage in options.stages or stages
-        for tag, curve in read_curves(folder / stage).items()
-        if options.all or not any(part in tag for part in NOT_LOSSES)
-    }
-    if not curves:
+    panels = {}
+    for stage in options.stages or stages:
+        curves = {tag: curve for tag, curve in read_curves(folder / stage).items() if options.all or is_loss(tag)}
+        panels |= {f"{stage}: {name}": panel for name, panel in grouped(curves).items()}
+    if not panels:
         raise ValueError(f"{folder}: no TensorBoard logs there; train a stage of this model first")
-    save_figure(curves_figure(curves), options.output)
-    log.info("%s: %d curves", options.output, len(curves))
+    save_figure(curves_figure(panels), options.output)
+    log.info("%s: %d panels", options.output, len(panels))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import itertools
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from alignments.textgrids import word_and_phone_intervals
 from config import parse_config
 from models import build_aligned_tts, load_network, load_vocoder
 from models.aligned_tts import AlignedTTS, Plan, Prosody
-from models.layers.mel_decoders import AutoregressiveDecoder
+from models.layers.mel_decoders import AutoregressiveDecoder, FlowDecoder
 from models.layers.sampling import Sampling
 from names import index_of, speaker_for
 from synthesis.frames_to_wave import FramesToWave, NoDecoder
@@ -72,6 +72,12 @@ class AlignedSystem:
     def is_trained(folder: Path) -> bool:
         """Whether a model's folder has the stages of this system."""
         return has_stage(folder / "aligned") and has_stage(folder / "vocoder")
+
+    @property
+    def controls(self) -> set[str]:
+        """As `System` says."""
+        drawn = {"temperature", "seed"} if isinstance(self.model.decoder, FlowDecoder) else set()
+        return {field.name for field in fields(Prosody)} | drawn
 
     def check(self, language: str, speaker: str | None) -> tuple[int, int]:
         """Ids of a language and a speaker (one who speaks it if None); ValueError for one that was not learned."""

@@ -69,6 +69,10 @@ class System(Protocol):
     frontend: Frontend
     languages: list[str]
     speakers: list[str]
+    speaker_languages: dict[str, str]
+    controls: set[str]
+    """What it follows of that which a caller may ask for: fields of `Sampling` and of `Prosody`, "seed", "retries",
+    "reference"."""
     device: torch.device
     """Where the generator of random numbers must be."""
 

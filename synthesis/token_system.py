@@ -128,10 +128,22 @@ class TokenSystem:
     def stages(self) -> dict[str, str]:
         """As `System` says; the codec is there for references, and where the vocoder was trained on mel, the aligner
         for the times of words."""
-        own_codec = isinstance(self.config.codec, MelCodecConfig) and has_stage(self.folder / "codec")
         return {name: "" for name, used in
-                {"llm": not self.hidden, "vocoder": True, "codec": own_codec, "aligner": self.word_times}.items()
+                {"llm": not self.hidden, "vocoder": True, "codec": self.own_codec, "aligner": self.word_times}.items()
                 if used}
+
+    @property
+    def controls(self) -> set[str]:
+        """As `System` says."""
+        drawn = {"temperature", "top_k", "top_p", "repetition_window", "seed", "retries"}
+        # a voice may have been exported without the encoder
+        hears = self.own_codec or not isinstance(self.config.codec, MelCodecConfig)
+        return drawn | {"reference"} if hears else drawn
+
+    @property
+    def own_codec(self) -> bool:
+        """Whether a codec of this project is there."""
+        return isinstance(self.config.codec, MelCodecConfig) and has_stage(self.folder / "codec")
 
     @property
     def matrices(self) -> dict[str, dict[str, int]]:

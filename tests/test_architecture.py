@@ -28,6 +28,9 @@ LIBRARIES = {
     "synthesis": {"synthesis", "decoding", "alignments", "config", "checkpoints", "mel_processing", "models", "names",
                   "preprocessing.speech", "text", "voice_folder", "voice_prompts"},
     "onnx_export": {"onnx_export", "decoding", "models", "onnx_runner.folder", "synthesis", "voice_folder"},
+    "training_logs": set(),
+    "webpage": {"webpage", "checkpoints", "mel_processing", "models.aligned_tts", "models.layers.sampling", "plotting",
+                "synthesis", "training_logs", "voice_folder"},
     "onnx_runner": {"onnx_runner", "config", "decoding.repetition", "names", "text"},
 }
 NETWORK_PARTS = {"models.layers", "config", "mel_processing"}
@@ -38,7 +41,7 @@ def sources(*folders: str) -> list[Path]:
 
 
 MODULES = sources(".", "models", "models/layers", "text", "preprocessing", "synthesis", "alignments", "evaluation",
-                  "decoding", "onnx_export", "onnx_runner")
+                  "decoding", "onnx_export", "onnx_runner", "webpage")
 
 
 @cache
@@ -75,7 +78,7 @@ def test_every_library_has_rules():
     assert set(LIBRARIES) <= {module_name(path) for path in MODULES}
     libraries = {module_name(path) for path in sources(".") if not is_script(path)}
     assert libraries == set(LIBRARIES) - {"text", "models", "preprocessing", "synthesis", "alignments", "evaluation",
-                                           "decoding", "onnx_export", "onnx_runner"}
+                                           "decoding", "onnx_export", "onnx_runner", "webpage"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)

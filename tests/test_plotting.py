@@ -8,6 +8,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 import plot_curves
 from plotting import curves_figure, mel_figure, save_figure, usage_figure
+from training_logs import read_curves
 
 
 def test_mel_figure_has_a_row_per_mel_on_one_scale():
@@ -18,10 +19,10 @@ def test_mel_figure_has_a_row_per_mel_on_one_scale():
     assert {axes.get_xlim() for axes in figure.axes} == {(0.0, 30.0)}
 
 
-def test_curves_use_a_log_axis_only_for_positive_values():
-    figure = curves_figure({"loss": ([1, 2], [2.0, 1.0]), "score": ([1, 2], [-1.0, 1.0])})
-    assert [axes.get_yscale() for axes in figure.axes[:2]] == ["log", "linear"]
-    assert [axes.axison for axes in figure.axes] == [True, True, False]
+def test_curves_use_a_log_axis_only_for_positive_values_wide_apart():
+    figure = curves_figure({"loss": {"a": ([1, 2], [20.0, 1.0]), "b": ([1], [2.0])},
+                            "flat": {"": ([1, 2], [2.0, 1.9])}, "score": {"": ([1, 2], [-1.0, 9.0])}})
+    assert [axes.get_yscale() for axes in figure.axes[:3]] == ["log", "linear", "linear"]
 
 
 def test_usage_shows_the_codes_that_occur_by_frequency():
@@ -42,7 +43,7 @@ def test_curves_of_a_resumed_run_keep_the_later_value(tmp_path, monkeypatch):
             for step, value in enumerate(values, start=1 if values[0] == 3.0 else 2):
                 writer.add_scalar("training/llm", value, step)
                 writer.add_scalar("training/learning_rate", 1.0, step)
-    assert plot_curves.read_curves(folder)["training/llm"] == ([1, 2, 3], [3.0, 1.5, 1.0])
+    assert read_curves(folder)["training/llm"] == ([1, 2, 3], [3.0, 1.5, 1.0])
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["plot_curves.py", "-m", "model", "-o", "curves.png"])
