@@ -7,7 +7,7 @@ CONFIG ?= configs/voice.json
 MODEL ?= voice
 RUN := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(PY)
 
-.PHONY: demo voice notebooks test lint clean-demo
+.PHONY: demo voice notebooks test lint chromium clean-demo
 
 demo: $(VENV)/installed  ## the voice that comes along, then a corpus and every stage for a short while; see outputs/
 	$(RUN) synthesize.py --text "Hello world. This is the voice that comes with the repository." \
@@ -30,8 +30,14 @@ voice: $(VENV)/installed-eval  ## a voice of your own: make voice VOICES=recordi
 notebooks: $(VENV)/installed-notebooks  ## opens the notebooks in a browser
 	$(VENV)/bin/jupyter lab notebooks
 
-test: $(VENV)/installed-dev lint  ## ruff and all tests
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2
+test: $(VENV)/installed-dev lint chromium  ## ruff and all tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadgroup
+
+chromium:  ## the browser that the page is tested in, where it is missing and can be installed
+	@if command -v chromium chromium-browser google-chrome >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+	    apt-get install -qq -y --no-install-recommends chromium >/dev/null; then :; \
+	else echo "no Chromium, and it cannot be installed here: tests in a browser will be skipped"; fi
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
@@ -55,6 +61,6 @@ $(VENV)/installed-notebooks: requirements-notebooks.txt $(VENV)/installed
 	touch $@
 
 $(VENV)/installed-dev: requirements-dev.txt requirements-eval.txt requirements-export.txt requirements-onnx.txt \
-    requirements-misaki.txt $(VENV)/installed
+    requirements-misaki.txt requirements-app.txt $(VENV)/installed
 	$(PY) -m pip install -q -r requirements-dev.txt
 	touch $@
