@@ -34,7 +34,7 @@ test: $(VENV)/installed-dev lint chromium  ## ruff and all tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadgroup
 
 chromium:  ## the browser that the page is tested in, where it is missing and can be installed
-	@if command -v chromium chromium-browser google-chrome >/dev/null; then :; \
+	@if command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
 	    apt-get install -qq -y --no-install-recommends chromium >/dev/null; then :; \
 	else echo "no Chromium, and it cannot be installed here: tests in a browser will be skipped"; fi

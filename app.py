@@ -9,11 +9,13 @@ Then open http://127.0.0.1:7860. Needs: pip install -r requirements-app.txt.
 import argparse
 import logging
 import os
+import socket
 import threading
 import time
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 import cli
 
@@ -22,16 +24,20 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.05
 
 
-def serve(app, host: str, port: int) -> tuple[uvicorn.Server, threading.Thread]:
-    """Starts a server in a thread of its own and waits until it answers; ValueError if it cannot listen there."""
-    server = uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="warning", ws="none"))
-    thread = threading.Thread(target=server.run, daemon=True)
+def serve(app: FastAPI, host: str, port: int) -> tuple[uvicorn.Server, threading.Thread, str]:
+    """Starts a server in a thread of its own and waits until it answers, at the address that is given back; port 0 is
+    any free one. ValueError if it cannot listen there."""
+    try:
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise ValueError(f"cannot listen on {host}:{port} ({error}): take another --port, or a --host of this "
+                         "machine") from error
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     while not server.started:
-        if not thread.is_alive():
-            raise ValueError(f"cannot listen on {host}:{port}: take another --port, or a --host of this machine")
         time.sleep(POLL_SECONDS)
-    return server, thread
+    return server, thread, f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
 
 
 def main() -> None:
@@ -50,8 +56,8 @@ def main() -> None:
     from webpage.page import create_app
 
     backend = Backend(options.logs)
-    server, thread = serve(create_app(backend), options.host, options.port)
-    log.info("the page is at http://%s:%d", options.host, options.port)
+    server, thread, address = serve(create_app(backend), options.host, options.port)
+    log.info("the page is at %s", address)
     try:
         backend.load(options.model, options.checkpoints)
         log.info("ready to speak")
