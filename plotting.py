@@ -52,7 +52,7 @@ def curves_figure(
     rows = -(-len(panels) // titles_per_row)
     figure = Figure(figsize=(4.2 * titles_per_row, 2.8 * rows), layout="constrained")
     all_axes = figure.subplots(rows, titles_per_row, squeeze=False).flat
-    for axes, (title, curves) in zip(all_axes, panels.items(), strict=False):
+    for (title, curves), axes in zip(panels.items(), all_axes, strict=False):  # in this order: zip takes one too many
         for label, (steps, values) in curves.items():
             smooth = smoothing > 0 and len(values) > SMOOTHED_FROM
             drawn = smoothed(values, smoothing) if smooth else values

@@ -68,7 +68,9 @@ class RunLog:
         """Every scalar: name -> (steps, values); of a repeated step, the later."""
         curves = {}
         for tag in self._events.Tags()["scalars"]:
-            by_step = {event.step: event.value for event in self._events.Scalars(tag)}
+            # by time: files of one second may be read in another order than they were written
+            events = sorted(self._events.Scalars(tag), key=lambda event: event.wall_time)
+            by_step = {event.step: event.value for event in events}
             steps = sorted(by_step)
             curves[tag] = steps, [by_step[step] for step in steps]
         return curves

@@ -12,7 +12,7 @@ import soundfile
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-SECONDS = 60.0  # to wait for anything: other tests run beside these
+SECONDS = 120.0  # to wait for anything: other tests run beside these
 LOAD = "async (url) => { const bytes = new Uint8Array(await (await fetch(url)).arrayBuffer());" \
        " return btoa(bytes.reduce((text, byte) => text + String.fromCharCode(byte), '')); }"
 

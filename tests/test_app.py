@@ -51,6 +51,7 @@ def address(_built_chain, writer):
         backend = Backend(logs=Path(writer.log_dir).parents[1])
         server, thread, address = app.serve(create_app(backend), "127.0.0.1", 0)
         backend.load([DEFAULT_VOICE, "tiny"], _built_chain / "checkpoints")
+        backend.models.abilities("tiny")  # compiles its step: no time of a browser's patience
         yield address
         server.should_exit = True
         thread.join(30)

@@ -23,6 +23,7 @@ def test_curves_use_a_log_axis_only_for_positive_values_wide_apart():
     figure = curves_figure({"loss": {"a": ([1, 2], [20.0, 1.0]), "b": ([1], [2.0])},
                             "flat": {"": ([1, 2], [2.0, 1.9])}, "score": {"": ([1, 2], [-1.0, 9.0])}})
     assert [axes.get_yscale() for axes in figure.axes[:3]] == ["log", "linear", "linear"]
+    assert not any(axes.axison for axes in curves_figure({"one": {"": ([1], [1.0])}}).axes[1:])
 
 
 def test_usage_shows_the_codes_that_occur_by_frequency():

@@ -64,7 +64,7 @@ def build(backend: Backend, page: gr.Blocks) -> None:
     known = [language, examples, *sliders.values(), seed, live, of_recording, start]
     offered = page.load(lambda: _offered(backend), None, model, show_progress="hidden", api_visibility="private")
     for chosen in (offered.then, model.input):
-        chosen(lambda name: _described(backend, name), model, known, show_progress="hidden",
+        chosen(lambda name: _described(backend, name), model, known, show_progress="minimal", show_progress_on=model,
                api_visibility="private").then(
             lambda *values: _speakers(backend, *values), [model, language], speaker, show_progress="hidden",
             api_visibility="private")
