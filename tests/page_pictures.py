@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[1]
 TEXT = "The birch canoe slid on the smooth planks, and the river was quiet."
-COLOURS = 256  # of a picture, so that it is small
+COLOURS = 160  # of a picture, so that it is small
 
 
 def main() -> None:
@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the pictures")
     parser.add_argument("--port", type=int, default=7861)
     parser.add_argument("--run", help="the training run to show, as it is called on the page")
+    parser.add_argument("--compare", nargs="+", default=[], help="models to compare, as they are called on the page")
     parser.add_argument("--times", type=int, default=10, help="how often the first sound is measured")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -57,6 +58,12 @@ def main() -> None:
                 expect(page.locator("#curves img")).not_to_have_attribute("src", before)
             take(page, options.output / "page_training.png")
             page.get_by_role("tab", name="Compare").click()
+            if options.compare:
+                page.locator("#compared").get_by_role("button", name="Clear").click()
+            for label in options.compare:
+                page.click("#compared input")
+                page.get_by_role("option", name=label, exact=True).click()
+            page.locator("#compared input").blur()  # its list lies over the button
             page.fill("#compared-text input, #compared-text textarea", TEXT)
             page.click("#compare")
             page.wait_for_selector("#compared-mels img")
