@@ -1,4 +1,4 @@
-"""Cached codes of a filelist: an Arrow dataset beside `codes.json`, which says what it was made of.
+"""Cached codes of a filelist: an Arrow dataset or Parquet shards beside `codes.json`, which says what they are made of.
 
 While it is made, finished shards wait in `<folder>.partial`, so that an interrupted run goes on where it stopped.
 """
@@ -7,24 +7,23 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from datasets import Dataset, Features, List, Value, concatenate_datasets, load_from_disk
+from datasets import Dataset, concatenate_datasets, load_from_disk
+
+from code_shards import CODES as FEATURES
+from code_shards import COMMAND, load_shards, shards_of, with_arrays, write_shards
 
 log = logging.getLogger(__name__)
 
 INFO_FILE = "codes.json"
-COMMAND = "python3 preprocess_codes.py -c CONFIG -m MODEL"
-FEATURES = Features({
-    "path": Value("string"), "speaker": Value("string"), "language": Value("string"), "ipa": Value("string"),
-    "codes": List(List(Value("int16"))), "frames": Value("int32"), "seconds": Value("float32"),
-})
 MAX_CODEBOOK_SIZE = 2**15
 
 
 def load_codes(folder: str | Path, fingerprint: str) -> Dataset:
-    """The cached codes in `folder`: rows of FEATURES, whose `codes` are int16 arrays (n_codebooks, frames).
+    """The cached codes in `folder`: rows of FEATURES, whose `codes` are int16 arrays (n_codebooks, frames). An Arrow
+    dataset stays on disk until it is read, shards are loaded into memory.
 
     ValueError if there are none, or if they are another codec's than the one with this fingerprint.
     """
@@ -35,9 +34,9 @@ def load_codes(folder: str | Path, fingerprint: str) -> Dataset:
         raise ValueError(f"{folder}: the codes are of codec {info['fingerprint']}, not of {fingerprint}; make them "
                          f"anew with: {COMMAND}")
     try:
-        return load_from_disk(str(folder)).with_format(
-            "numpy", columns=["codes"], output_all_columns=True, dtype="int16",
-        )
+        if info.get("storage") == "parquet":
+            return load_shards(shards_of(str(folder)))
+        return with_arrays(load_from_disk(str(folder)))
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder}: damaged ({error}); delete it, then: {COMMAND}") from error
 
@@ -66,11 +65,12 @@ def content_hash(filelist: str | Path, recordings: Iterable[Path]) -> str:
 class CodesWriter:
     """Collects shards of codes, then puts them in place of `folder` at once.
 
-    `source` is everything that decides the codes (JSON values); shards of another source are thrown away.
+    `source` is everything that decides the codes (JSON values); shards of another source are thrown away. With
+    `storage` "parquet" in it they become Parquet shards of `shard_clips` clips, whose symbols `encode` counts.
     """
 
-    def __init__(self, folder: str | Path, source: dict):
-        self.folder, self.source = Path(folder), source
+    def __init__(self, folder: str | Path, source: dict, encode: Callable[[str], list[int]] | None = None):
+        self.folder, self.source, self.encode = Path(folder), source, encode
         self.partial = self.folder.with_name(self.folder.name + ".partial")
         if self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / INFO_FILE).is_file():
             raise ValueError(f"{self.folder}: exists and holds no cached codes; move it, or set data.codes to another "
@@ -108,16 +108,24 @@ class CodesWriter:
             shutil.rmtree(self.partial)
             raise ValueError(f"{self.source['filelist']}: none of {len(skipped)} clips can be used:\n  "
                              + "\n  ".join(skipped[:10]))
-        codes = concatenate_datasets([load_from_disk(str(clips)) for clips in filled])
-        joined = self.partial / "joined"
+        return self.put(concatenate_datasets([load_from_disk(str(clips)) for clips in filled]), skipped)
+
+    def put(self, codes: Dataset, skipped: list[str]) -> tuple[int, list[str]]:
+        """Puts codes in place of the folder's, in the storage of `source`; returns the number of clips and the reasons
+        for those left out. ValueError if no clip is left."""
+        joined, unread = self.partial / "joined", []
         shutil.rmtree(joined, ignore_errors=True)
-        codes.save_to_disk(str(joined))
-        _write_json(joined / INFO_FILE, {**self.source, "clips": len(codes), "skipped": skipped})
+        if self.source.get("storage") == "parquet":
+            unread = write_shards(codes, joined, self.source, self.encode, self.source["shard_clips"])
+        else:
+            codes.save_to_disk(str(joined))
+        n_clips, skipped = len(codes) - len(unread), skipped + unread
+        _write_json(joined / INFO_FILE, {**self.source, "clips": n_clips, "skipped": skipped})
         if self.folder.exists():
             shutil.rmtree(self.folder)
         joined.rename(self.folder)
         shutil.rmtree(self.partial)
-        return len(codes), skipped
+        return n_clips, skipped
 
     def _shard(self, index: int) -> Path:
         return self.partial / f"shard-{index:05d}"

@@ -94,6 +94,16 @@ class DataConfig(Section):
     """The filelist with text that preprocess_ipa.py made validation_filelist from, for train.<stage>.evaluate."""
     codes: str = "data/codes"
     """Folder for the cached codes of both filelists."""
+    codes_storage: Literal["arrow", "parquet"] = "arrow"
+    """How preprocess_codes.py stores them: one table that is mapped into memory, or shards that train_llm.py streams,
+    so that they need not fit on one disk."""
+    shard_clips: Positive = 4096
+    """Clips of a Parquet shard: one is read at once, and there should be many for every process."""
+    code_shards: list[str] | None = None
+    """Shards that train_llm.py streams: files, folders, globs, or URLs of these that fsspec reads; null: those in
+    <codes>/training if codes_storage is parquet."""
+    buffer_shards: Positive = 2
+    """Shards that a process shuffles and packs together."""
     durations: str = "data/durations"
     """Folder for the durations of both filelists that align.py writes."""
     mels: str = "data/mels"

@@ -5,7 +5,7 @@ import math
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,9 +110,15 @@ def in_turns(speakers: Sequence[str], count: int) -> list[int]:
 
 def main_languages(speakers: Sequence[str], languages: Sequence[str]) -> dict[str, str]:
     """For every speaker of the clips (given as columns), the language of most of their clips."""
-    clips = Counter(zip(speakers, languages, strict=True))
-    return {name: max((count, language) for (speaker, language), count in clips.items() if speaker == name)[1]
-            for name in sorted(set(speakers))}
+    return most_common_languages(Counter(zip(speakers, languages, strict=True)))
+
+
+def most_common_languages(clips: Mapping[tuple[str, str], int]) -> dict[str, str]:
+    """The same from how many clips each (speaker, language) has."""
+    largest: dict[str, tuple[int, str]] = {}
+    for (speaker, language), count in clips.items():
+        largest[speaker] = max(largest.get(speaker, (0, "")), (count, language))
+    return {speaker: largest[speaker][1] for speaker in sorted(largest)}
 
 
 def check_known(names: Iterable[str], known: Sequence[str], what: str, source: str) -> None:
@@ -180,9 +186,9 @@ def stream_batches(dataset: Dataset, stream: BatchStream, collate: Callable, wor
 
     def batches(done: int) -> Iterator[dict]:
         loader = DataLoader(
-            _Batches(dataset, collate), sampler=_Resumed(stream, done), batch_size=None, num_workers=workers,
+            _Batches(dataset, collate), sampler=Resumed(stream, done), batch_size=None, num_workers=workers,
             # its own, so that the random state of training is the same with and without a resume
-            generator=torch.Generator(), worker_init_fn=_leave_signals_to_the_main_process,
+            generator=torch.Generator(), worker_init_fn=leave_signals_to_the_main_process,
         )
         for batch in loader:
             if isinstance(batch, ValueError):
@@ -206,13 +212,16 @@ class _Batches(Dataset):
             return error
 
 
-def _leave_signals_to_the_main_process(_worker: int) -> None:
+def leave_signals_to_the_main_process(_worker: int) -> None:
+    """What a data worker does first."""
     # a terminal or a job scheduler sends them to all; the run needs its workers until it has saved
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
-class _Resumed(Sampler):
+class Resumed(Sampler):
+    """What `stream.from_batch(done)` gives."""
+
     def __init__(self, stream: BatchStream, done: int):
         self.stream, self.done = stream, done
 

@@ -4,7 +4,8 @@
     python3 preprocess_codes.py -c configs/fsq_tts.json -m my_model     # its own, trained codec
 
 Run after preprocess_ipa.py: the last column of the filelists is IPA. An interrupted run goes on where it stopped;
-with the same codec, filelists and recordings nothing is done.
+with the same codec, filelists and recordings nothing is done. With data.codes_storage "parquet" the codes are shards
+that train_llm.py streams; codes that are there already are only stored anew.
 """
 
 import argparse
@@ -22,15 +23,19 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 import cli
-from codes_cache import MAX_CODEBOOK_SIZE, CodesWriter, content_hash, read_info
+from code_shards import text_fingerprint
+from codes_cache import MAX_CODEBOOK_SIZE, CodesWriter, content_hash, load_codes, read_info
 from config import DataConfig, load_config
 from data_utils import Clip, read_filelist
 from mel_processing import load_audio
 from models import load_codec
+from text import Frontend, build_frontend
 
 log = logging.getLogger(__name__)
 
 SHARD_SIZE = 128  # clips that are loaded, sorted by length and saved together
+STORAGE_KEYS = {"storage", "shard_clips", "text"}
+"""What says how codes are stored, not which they are."""
 SILENCE = 1e-4  # peak, -80 dB: nothing but dither
 
 
@@ -61,13 +66,15 @@ def main() -> None:
     try:
         with FileLock(folder / ".lock", timeout=0):
             for name, filelist in filelists.items():
-                cache_codes(codec, filelist, clips[name], folder / name, config.data, arguments.batch_size, workers)
+                cache_codes(codec, filelist, clips[name], folder / name, config.data, arguments.batch_size, workers,
+                            build_frontend(config.text))
     except Timeout as error:
         raise ValueError(f"{folder}: another preprocess_codes.py is writing there; wait for it") from error
 
 
 def cache_codes(
     codec: nn.Module, filelist: str, clips: list[Clip], folder: Path, data: DataConfig, batch_size: int, workers: int,
+    frontend: Frontend,
 ) -> None:
     """Brings the codes of one filelist in `folder` up to date. ValueError if none of its clips can be used."""
     source = {
@@ -75,9 +82,13 @@ def cache_codes(
         "content": content_hash(filelist, (clip.path for clip in clips)),
         "min_seconds": data.min_seconds, "max_seconds": data.max_seconds, "n_codebooks": codec.n_codebooks,
         "codebook_size": codec.codebook_size, "frame_rate": codec.frame_rate, "sample_rate": codec.sample_rate,
+        "storage": data.codes_storage,
     }
-    info = read_info(folder)
+    if data.codes_storage == "parquet":
+        source |= {"shard_clips": data.shard_clips, "text": text_fingerprint(frontend.state())}
+    info, changed = read_info(folder), None
     if info is not None:
+        info.setdefault("storage", "arrow")
         changed = [key for key, value in source.items() if info.get(key) != value]
         if not changed:
             log.info("%s: up to date (%d clips, %d left out)", folder, info["clips"], len(info["skipped"]))
@@ -85,11 +96,15 @@ def cache_codes(
         log.info("%s: made anew: %s", folder,
                  ", ".join(f"{key} was {info.get(key)}, is {source[key]}" for key in changed))
     try:
-        n_clips, skipped = _write(CodesWriter(folder, source), codec, clips, data, batch_size, workers)
+        writer = CodesWriter(folder, source, frontend.encode)
+        if changed and STORAGE_KEYS.issuperset(changed):
+            n_clips, skipped = writer.put(load_codes(folder, codec.fingerprint), info["skipped"])
+        else:
+            n_clips, skipped = _write(writer, codec, clips, data, batch_size, workers)
     except OSError as error:
         raise ValueError(f"{folder}: cannot be written ({error}); free disk space or mend the rights, then run this "
                          "again: it goes on where it stopped") from error
-    log.info("%s: %d clips encoded, %d left out", folder, n_clips, len(skipped))
+    log.info("%s: %d clips stored, %d left out", folder, n_clips, len(skipped))
 
 
 def _write(

@@ -2,12 +2,13 @@
 
     python3 train_llm.py -c configs/ipa_tts.json -m my_model
 
-Reads the codes that preprocess_codes.py cached. With llm.pretrained, the transformer weights of that folder are the
-start.
+Reads the codes that preprocess_codes.py cached, or streams their Parquet shards (data.codes_storage, data.code_shards).
+With llm.pretrained, the transformer weights of that folder are the start.
 """
 
 import logging
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,13 +16,15 @@ from torch import Tensor
 import cli
 from codes_cache import load_codes
 from config import Config, LLMStage, load_config
-from data_utils import CodeSequences, check_known, collate_items, main_languages, stream_batches
+from data_utils import CodeSequences, check_known, collate_items, most_common_languages
 from durations_cache import durations_fingerprint, load_durations
-from lm_data import RowSequences, RowStream, SymbolsOfFrames, collate_rows, collate_single, fitting
+from lm_corpora import open_corpus
+from lm_data import SymbolsOfFrames, fitting
 from losses import token_cross_entropy, weighted_sum
 from models import build_token_lm, codec_data, load_codec
 from models.codec import MelCodec
 from models.layers.sampling import Sampling
+from shard_stream import Layout
 from text import build_frontend
 from training import Run, stage_arguments
 
@@ -66,27 +69,29 @@ def train(config: Config, arguments) -> None:
     stage = config.train.llm
     frontend = build_frontend(config.text)
     codec = load_codec(config, arguments.model)
-    rows = load_codes(f"{config.data.codes}/training", codec.fingerprint)
+    corpus = open_corpus(config.data, codec.fingerprint, frontend)
     held_out = load_codes(f"{config.data.codes}/validation", codec.fingerprint)
-    speakers, languages = sorted(set(rows["speaker"])), sorted(set(rows["language"]))
+    speakers, languages = (sorted(set(names)) for names in zip(*corpus.voices, strict=True))
     check_known(held_out["speaker"], speakers, "speaker", config.data.validation_filelist)
     check_known(held_out["language"], languages, "language", config.data.validation_filelist)
     if arguments.test_mode:
-        rows, held_out = rows.select(range(min(8, len(rows)))), held_out.select(range(min(2, len(held_out))))
+        corpus, held_out = corpus.head(8), held_out.select(range(min(2, len(held_out))))
     metadata = {
         "config": config.model_dump(), "speakers": speakers, "languages": languages, "text": frontend.state(),
-        "speaker_languages": main_languages(rows["speaker"], rows["language"]), "codec": codec_data(codec),
+        "speaker_languages": most_common_languages(corpus.voices), "codec": codec_data(codec),
     }
     torch.manual_seed(stage.seed)
     lm = build_token_lm(config, metadata)
     if config.llm.pretrained:
         lm.load_pretrained(config.llm.pretrained)
     positions = config.llm.max_positions
-    kept, sizes = fitting(rows, frontend.encode, lm.positions_for, positions, "training")
-    rows, lengths = rows.select(kept), [lm.positions_for(*size) for size in sizes]
-    # a bound for synthesis: 99.5 % of the clips stay under it
-    ratios = torch.tensor([frames / n_symbols for n_symbols, frames in sizes])
-    metadata["frames_per_symbol"] = float(torch.quantile(ratios, 0.995))
+    voice_frames = tuple(math.ceil(seconds * codec.frame_rate) for seconds in VOICE_SECONDS)
+    overhead = lm.voice_positions_for(1) - 1
+    # room for the voices that are to be expected
+    reserve = round(stage.voice_probability * (sum(voice_frames) / 2 + overhead))
+    layout = Layout(stage.batch_size, positions, stage.packing, lm.positions_for(0, 0), reserve,
+                    stage.voice_probability, voice_frames, overhead)
+    metadata["frames_per_symbol"] = corpus.fit(frontend, layout)  # a bound for synthesis
     held_out = held_out.select(fitting(held_out, frontend.encode, lm.positions_for, positions, "validation")[0])
     speech, scored_by = None, "loss"
     if stage.evaluate:
@@ -137,21 +142,13 @@ def train(config: Config, arguments) -> None:
         values["score"] = values["llm"]
         return values | (speech.measure([speak(run, items[i]) for i in speech.indices]) if speech else {})
 
-    voice_frames = tuple(math.ceil(seconds * codec.frame_rate) for seconds in VOICE_SECONDS)
-    overhead = lm.voice_positions_for(1) - 1
-    # room for the voices that are to be expected
-    reserve = round(stage.voice_probability * (sum(voice_frames) / 2 + overhead))
-    stream = RowStream(
-        [min(length + reserve, positions) for length in lengths], stage.batch_size, stage.seed,
-        run.accelerator.process_index, run.accelerator.num_processes, capacity=positions if stage.packing else None,
-        curriculum_batches=stage.curriculum_steps * stage.gradient_accumulation,
+    sequences = partial(CodeSequences, encode=frontend.encode, speakers=speakers, languages=languages,
+                        alignment=alignments.get("training"))
+    batches, batches_per_epoch, longest_batch = corpus.batches(
+        layout, sequences, stage.seed, run.accelerator.process_index, run.accelerator.num_processes,
+        stage.curriculum_steps * stage.gradient_accumulation, config.data,
     )
-    clips = CodeSequences(rows, frontend.encode, speakers, languages, alignments.get("training"))
-    dataset = RowSequences(clips, stream.rows, lengths, positions, stage.voice_probability, voice_frames, overhead)
-    collate = collate_rows if stage.packing else collate_single
-    batches = stream_batches(dataset, stream, collate, config.data.workers)
-    longest_batch = collate([dataset.draw(draw, with_voices=True) for draw in stream.longest()])
-    run.fit(batches, stream.batches_per_epoch, longest_batch, training_step, validate)
+    run.fit(batches, batches_per_epoch, longest_batch, training_step, validate)
 
 
 if __name__ == "__main__":
