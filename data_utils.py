@@ -42,6 +42,18 @@ def read_filelist(path: str | Path, needs_text: bool = True) -> list[Clip]:
     ValueError names the file and every bad line: wrong columns, other columns than the first line's, empty text
     (where the stage needs one), a path given twice. The audio itself is not opened.
     """
+    clips, problems = parse_filelist(path, needs_text)
+    if problems:
+        shown = "\n  ".join(problems[:10])
+        more = f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise ValueError(f"{path}: {len(problems)} bad line(s)\n  {shown}{more}")
+    if not clips:
+        raise ValueError(f"{path}: the filelist is empty")
+    return clips
+
+
+def parse_filelist(path: str | Path, needs_text: bool = True) -> tuple[list[Clip], list[str]]:
+    """The clips of a filelist's good lines, and what is wrong with the others. ValueError if there is no such file."""
     path = Path(path)
     lines = read_text(path, "filelist").splitlines()
     clips, problems, seen, columns = [], [], {}, None
@@ -65,13 +77,7 @@ def read_filelist(path: str | Path, needs_text: bool = True) -> list[Clip]:
             seen[fields[0]] = number
             speaker, language = [*fields[1:-1], *(DEFAULT_SPEAKER, DEFAULT_LANGUAGE)[len(fields) - 2:]]
             clips.append(Clip(path.parent / fields[0], fields[-1], speaker, language))
-    if problems:
-        shown = "\n  ".join(problems[:10])
-        more = f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise ValueError(f"{path}: {len(problems)} bad line(s)\n  {shown}{more}")
-    if not clips:
-        raise ValueError(f"{path}: the filelist is empty")
-    return clips
+    return clips, problems
 
 
 def write_filelist(path: str | Path, clips: Iterable[Clip]) -> None:

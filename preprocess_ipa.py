@@ -27,6 +27,7 @@ import cli
 from config import TextConfig
 from data_utils import DEFAULT_LANGUAGE, Clip, read_filelist, write_filelist
 from text import Frontend, build_frontend, normalize_ipa
+from text.symbols import STRESS_MARKS, stressed_share
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,6 @@ PREVIEW_LINES = 5
 CHUNK_LINES = 500
 CHUNKS_PER_PROCESS = 20  # fewer are done before a further process has started
 
-STRESS_MARKS = set("ˈˌː")
 IPA_LETTERS = set("əɛɪɔʊʃʒŋɡɾʁɹɐɑʌθɕɲ")  # orthographies have some of them too (Azerbaijani, Ewe)
 
 Results = dict[int, dict[str, str]]
@@ -103,7 +103,7 @@ def with_languages(clips: list[Clip], language: str | None, source: Path) -> lis
 def check_input_type(clips: list[Clip], input_type: str, source: Path) -> None:
     """ValueError if text looks like IPA, or IPA like text: its letters give it away."""
     texts = [re.sub(r"\[\[.*?\]\]", "", clip.text) for clip in clips]
-    stressed = sum(bool(STRESS_MARKS & set(text)) for text in texts) / len(texts)
+    stressed = stressed_share(texts)
     if input_type == "text" and stressed > 0.5:
         raise ValueError(f"{source}: {stressed:.0%} of the lines hold stress or length marks; if they are IPA already, "
                          "give --input-type ipa")

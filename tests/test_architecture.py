@@ -28,6 +28,7 @@ LIBRARIES = {
     "evaluation": {"evaluation", "config", "checkpoints", "data_utils", "losses", "mel_processing", "models",
                    "plotting", "preprocessing", "prosody", "voice_folder"},
     "decoding": {"decoding", "models"},
+    "health": {"health", "data_utils", "mel_processing", "preprocessing", "text"},
     "synthesis": {"synthesis", "decoding", "alignments", "config", "checkpoints", "mel_processing", "models", "names",
                   "preprocessing.speech", "text", "voice_folder", "voice_prompts"},
     "onnx_export": {"onnx_export", "decoding", "models", "onnx_runner.folder", "synthesis", "voice_folder"},
@@ -44,7 +45,7 @@ def sources(*folders: str) -> list[Path]:
 
 
 MODULES = sources(".", "models", "models/layers", "text", "preprocessing", "synthesis", "alignments", "evaluation",
-                  "decoding", "onnx_export", "onnx_runner", "webpage")
+                  "decoding", "onnx_export", "onnx_runner", "health", "webpage")
 
 
 @cache
@@ -81,7 +82,7 @@ def test_every_library_has_rules():
     assert set(LIBRARIES) <= {module_name(path) for path in MODULES}
     libraries = {module_name(path) for path in sources(".") if not is_script(path)}
     assert libraries == set(LIBRARIES) - {"text", "models", "preprocessing", "synthesis", "alignments", "evaluation",
-                                           "decoding", "onnx_export", "onnx_runner", "webpage"}
+                                           "decoding", "onnx_export", "onnx_runner", "health", "webpage"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)

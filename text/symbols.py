@@ -6,6 +6,7 @@ the IPA chart. Checkpoints store it: a change of order or content needs a new TA
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 from text.errors import Unspeakable
 
@@ -34,6 +35,15 @@ _SPELLINGS = {
     "’": "ʼ", "|": " ", "‖": " ", "_": "",
 }
 _INVISIBLE = dict.fromkeys([0x0361, 0x035C, 0x00AD, *range(0x200B, 0x2010), 0x2060, 0xFEFF])  # ties, zero width
+
+
+STRESS_MARKS = set("ˈˌː")
+"""Stress and length: IPA has them, no orthography has."""
+
+
+def stressed_share(texts: Sequence[str]) -> float:
+    """The share of texts with stress or length marks: of IPA nearly all, of plain text none."""
+    return sum(bool(STRESS_MARKS & set(text)) for text in texts) / len(texts)
 
 
 def encode_ipa(ipa: str, ids: dict[str, int]) -> list[int]:
