@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("-c", "--config", type=Path,
                         help="JSON config: its filelists, sample rate, limits and frontend")
     parser.add_argument("-i", "--input", type=Path, nargs="+", default=[], metavar="FILELIST",
-                        help="filelists of text or IPA, e.g. for training and for validation")
+                        help="filelists of text or IPA, e.g. for training and for validation, or folders of recordings")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one per core)")
     parser.add_argument("--json", metavar="FILE", help="also write all checks there; - for the standard output")
     parser.add_argument("--strict", action="store_true", help="status 1 for warnings, too")

@@ -13,6 +13,7 @@ from data_utils import DEFAULT_LANGUAGE, Clip, parse_filelist
 from health.recordings import Recording
 from health.report import Check, judged
 from preprocessing.clips import CLIPPED_SHARE
+from preprocessing.recordings import find_recordings
 from text import Frontend
 from text.espeak import espeak_language
 from text.symbols import stressed_share
@@ -62,9 +63,9 @@ class Limits:
 
 
 def read_parts(filelists: Sequence[Path], measured: Callable[[list[Path]], Iterable[Recording]]) -> list[Part]:
-    """The filelists with what `measured` says of their recordings, each of which is read once. ValueError if there is
-    no such filelist."""
-    parsed = [parse_filelist(path) for path in filelists]
+    """The filelists with what `measured` says of their recordings, each of which is read once. A folder of recordings
+    may stand for one, as for preprocess_audio.py. ValueError if there is no such filelist."""
+    parsed = [(_clips_in(path), []) if path.is_dir() else parse_filelist(path) for path in filelists]
     paths = list(dict.fromkeys(clip.path for clips, _ in parsed for clip in clips))
     recordings = dict(zip(paths, measured(paths), strict=True))
     return [Part(path, problems, [Entry(clip, recordings[clip.path]) for clip in clips])
@@ -261,6 +262,11 @@ def check_held_out(training: Part, validation: Part) -> list[Check]:
                              "all are trained, too",
                              "Take these clips out of the validation filelist, or some of them into training."))
     return checks
+
+
+def _clips_in(folder: Path) -> list[Clip]:
+    return [Clip(recording.path or folder / recording.name, recording.text, recording.speaker, recording.language)
+            for recording in find_recordings(folder, folder / "clips", None, None)]
 
 
 def _sum_up(entries: list[Entry]) -> str:

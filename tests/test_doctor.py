@@ -87,15 +87,15 @@ def test_everything_that_is_broken_is_found(broken, monkeypatch, caplog):
     with caplog.at_level("INFO"):
         status, sections = examine(broken, monkeypatch, "-c", config)
     assert status == 1
-    found = {name: (check["state"], [place.split(":")[0].removeprefix("./") for place in check["places"]])
+    found = {name: (check["state"], sorted(place.split(":")[0] for place in check["places"]))
              for name, check in sections["train.txt"].items()}
     assert found == {
         "lines": ("error", ["line 27", "line 28"]),
         "files": ("error", ["07.wav", "08.wav", "09.wav"]),
-        "symbols": ("error", ["16.wav", "14.wav"]),
+        "symbols": ("error", ["14.wav", "16.wav"]),
         "languages": ("warning", ["klingon"]),
         "same text": ("warning", ["ann"]),
-        "text for length": ("warning", ["16.wav", "14.wav", "02.wav", "03.wav"]),
+        "text for length": ("warning", ["02.wav", "03.wav", "14.wav", "16.wav"]),
         "sample rate": ("warning", ["06.wav"]),
         "channels": ("warning", ["05.wav"]),
         "clipping": ("warning", ["04.wav"]),
@@ -139,6 +139,12 @@ def test_text_needs_no_ipa_symbols_but_a_language(broken, tmp_path, monkeypatch)
     assert place.startswith("english: 1 clips, unknown language 'english': did you mean")
     (tmp_path / "empty.txt").write_text("\n")
     assert examine(tmp_path, monkeypatch, "-i", "empty.txt")[1]["empty.txt"]["lines"]["found"] == "no clips"
+    (tmp_path / "recordings").mkdir()
+    (tmp_path / "recordings/metadata.csv").write_text("17|Hello world\n18|Hello\n")
+    (tmp_path / "recordings/17.wav").symlink_to(broken / "17.wav")
+    checks = examine(tmp_path, monkeypatch, "-i", "recordings")[1]["recordings"]
+    assert checks["files"]["places"] == ["recordings/18: no such file"]
+    assert checks["languages"]["places"] == ["und: 2 clips, no language is given"]
     monkeypatch.undo()
     with pytest.raises(SystemExit) as ended:
         run_script("doctor", "-i", "nowhere.txt")
