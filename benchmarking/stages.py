@@ -102,7 +102,7 @@ def prepare_llm(config: Config, _folder: Path) -> Prepared:
             batch["language"],
         )
         losses = {"llm": token_cross_entropy(logits, targets)}
-        run.update("generator", weighted_sum(losses, stage.loss_weights))
+        run.update("generator", weighted_sum(losses, {"llm": stage.loss_weights["llm"]}))
         return losses
 
     return Prepared({"generator": lm}, batch, training_step, T / codec["frame_rate"])
