@@ -2,9 +2,9 @@
 
     python3 -m benchmarking.shards -c configs/voice.json --clips 1000000 --folder outputs/shards --json shards.json
 
-Beside it the language model's own training step, in positions (symbols and code frames) a second: the loader must be the
-faster one. With one CPU thread and --workers 0 both are CPU time, which others on the machine disturb least. The shards
-are kept in --folder and used again.
+Beside it the language model's own training step, in positions (symbols and code frames) a second: the loader must be
+the faster one. With one CPU thread and --workers 0 both are CPU time, which others on the machine disturb least. The
+shards are kept in --folder and used again.
 """
 
 import argparse
