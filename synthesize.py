@@ -19,6 +19,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from mel_processing import audio_format, log_mel, save_audio
 from models.aligned_tts import Prosody
 from models.layers.sampling import Sampling
 from plotting import mel_figure, save_figure
+from synthesis.lines import Line, speak_lines
 from synthesis.synthesizer import BATCH_SIZE, RETRIES, Synthesizer
 from synthesis.timings import check_timings_path, save_timings
 from synthesis.writing import write_file, write_pcm
@@ -116,27 +118,46 @@ def synthesize_filelist(synthesizer: Synthesizer, path: Path, folder: Path, opti
     """Speaks every line of a filelist into `folder/<stem of its path>.wav`, having checked all of them."""
     if options.times:
         check_timings_path(Path(f"times{options.times}"))
-    lines: dict[str, tuple[str, str, str | None]] = {}
+    lines = filelist_lines(synthesizer, path, options.language, options.speaker)
+    try:
+        synthesize_lines(synthesizer, lines, folder, options)
+    except ValueError as error:
+        raise ValueError(f"{path}, {error}") from error
+
+
+def filelist_lines(synthesizer: Synthesizer, path: Path, language: str, speaker: str | None) -> list[Line]:
+    """The lines of a filelist, in a language and of a speaker where they name none; ValueError if one cannot be spoken
+    with this model, or two would be written to the same file."""
+    lines: dict[str, Line] = {}
     for clip in read_filelist(path):
-        language = options.language if clip.language == DEFAULT_LANGUAGE else clip.language
-        speaker = options.speaker if clip.speaker == DEFAULT_SPEAKER else clip.speaker
-        if clip.path.stem in lines:
-            raise ValueError(f"{path}: two lines would be written to {clip.path.stem}.wav; give each path another name")
+        name, own_language = clip.path.stem, language if clip.language == DEFAULT_LANGUAGE else clip.language
+        own_speaker = speaker if clip.speaker == DEFAULT_SPEAKER else clip.speaker
+        if name in lines:
+            raise ValueError(f"{path}: two lines would be written to {name}.wav; give each path another name")
         try:
-            synthesizer.system.check(language, speaker)
+            synthesizer.system.check(own_language, own_speaker)
         except ValueError as error:
             raise ValueError(f"{path}, {clip.path.name}: {error}") from error
-        lines[clip.path.stem] = clip.text, language, speaker
-    for name, (text, language, speaker) in lines.items():
-        started, target = time.perf_counter(), folder / f"{name}.wav"
-        try:
-            speech = synthesizer.speak(text, language, speaker, input_type=options.input_type, **spoken_with(options))
-            if options.times:
+        lines[name] = Line(name, clip.text, own_language, own_speaker)
+    return list(lines.values())
+
+
+def synthesize_lines(
+    synthesizer: Synthesizer, lines: Iterable[Line], folder: Path, options: argparse.Namespace
+) -> None:
+    """Speaks lines, several together, each into `folder/<its name>.wav`; ValueError names the line."""
+    started, seconds, n_parts = time.perf_counter(), 0.0, 0
+    for line, speech in speak_lines(synthesizer, lines, input_type=options.input_type, **spoken_with(options)):
+        target = folder / f"{line.name}.wav"
+        if options.times:
+            try:
                 save_timings(target.with_suffix(str(options.times)), speech.parts, speech.seconds)
-        except ValueError as error:
-            raise ValueError(f"{path}, {name}: {error}") from error
+            except ValueError as error:
+                raise ValueError(f"{line.name}: {error}") from error
         save_audio(target, speech.samples, speech.sample_rate)
-        report(target, speech.seconds, time.perf_counter() - started, len(speech.parts))
+        log.info("%s: %.2f s of audio, %d part(s)", target, speech.seconds, len(speech.parts))
+        seconds, n_parts = seconds + speech.seconds, n_parts + len(speech.parts)
+    report(folder, seconds, time.perf_counter() - started, n_parts)
 
 
 def spoken_with(options: argparse.Namespace) -> dict[str, Any]:

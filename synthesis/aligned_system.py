@@ -17,7 +17,7 @@ from models.layers.mel_decoders import AutoregressiveDecoder, FlowDecoder
 from models.layers.sampling import Sampling
 from names import index_of, speaker_for
 from synthesis.frames_to_wave import FramesToWave, NoDecoder
-from synthesis.speech import Part
+from synthesis.speech import Part, Utterance
 from text import build_frontend
 from text.pieces import cut_to_fit
 from text.symbols import MARKS
@@ -66,6 +66,7 @@ class AlignedSystem:
         self.speaker_languages = data["speaker_languages"]
         self.model = load_network(build_aligned_tts(config, data), data, folder / "aligned").to(device)
         self.vocoder = load_vocoder(wave_config, wave_data, folder / "vocoder").to(device)
+        self.together = isinstance(self.model.decoder, AutoregressiveDecoder)
         self.to_wave = FramesToWave(NoDecoder(self.audio.n_mels), self.vocoder, self.audio, self.audio.frame_rate)
 
     @staticmethod
@@ -102,42 +103,41 @@ class AlignedSystem:
         return cut_to_fit(ipa, lambda piece: len(self.frontend.encode(piece)) <= MAX_SYMBOLS, self.frontend, MARKS)
 
     @torch.inference_mode()
-    def speak_parts(
-        self, parts: list[str], language: str, voice: AlignedVoice, *, sampling: Sampling,
-        generators: list[torch.Generator | None], retries: int = 0,
-    ) -> list[Part]:
+    def speak_parts(self, utterances: list[Utterance], *, sampling: Sampling, retries: int = 0) -> list[Part]:
         """Speaks pieces of IPA, each alone, so that its neighbours do not change it in the least; only the mels of an
-        autoregressive decoder are made together. Nothing is random but a flow's noise, whose standard deviation is the
-        sampling's temperature. Durations always end: there is nothing to retry."""
-        ids, speaker, language_ids = self._given(parts, language, voice)
-        together = len(ids) if isinstance(self.model.decoder, AutoregressiveDecoder) else 1
-        spoken = []
-        for first in range(0, len(ids), together):
-            some = slice(first, first + together)
-            spoken += self.model.generate(ids[some], speaker[some], language_ids[some], voice.prosody,
-                                          sampling.temperature, generators[some])
-        return [self._part(ipa, self.vocoder(speech.mel.unsqueeze(0)).wave[0].cpu(), speech.durations)
-                for ipa, speech in zip(parts, spoken, strict=True)]
+        autoregressive decoder are made together, of pieces with the same prosody. Nothing is random but a flow's noise,
+        whose standard deviation is the sampling's temperature. Durations always end: there is nothing to retry."""
+        batches: dict[object, list[int]] = {}
+        for i, utterance in enumerate(utterances):
+            batches.setdefault(utterance.voice.prosody if self.together else i, []).append(i)
+        parts: dict[int, Part] = {}
+        for batch in batches.values():
+            some = [utterances[i] for i in batch]
+            spoken = self.model.generate(*self._given(some), some[0].voice.prosody, sampling.temperature,
+                                         [utterance.generator for utterance in some])
+            for i, speech in zip(batch, spoken, strict=True):
+                wave = self.vocoder(speech.mel.unsqueeze(0)).wave[0].cpu()
+                parts[i] = self._part(utterances[i].ipa, wave, speech.durations)
+        return [parts[i] for i in range(len(utterances))]
 
     @torch.inference_mode()
-    def stream_part(
-        self, ipa: str, language: str, voice: AlignedVoice, *, sampling: Sampling, generator: torch.Generator | None
-    ) -> Iterator[tuple[Tensor, Part | None]]:
+    def stream_part(self, utterance: Utterance, *, sampling: Sampling) -> Iterator[tuple[Tensor, Part | None]]:
         """A piece of IPA in chunks, of which the first is heard before the rest is made: the encoder hears all of it,
         and is done with it in milliseconds; mel decoder and vocoder go on as far as each chunk depends on them."""
-        ids, speaker, language_ids = self._given([ipa], language, voice)
-        plan = self.model.plan(ids, speaker, language_ids, voice.prosody, sampling.temperature, [generator])
+        plan = self.model.plan(*self._given([utterance]), utterance.voice.prosody, sampling.temperature,
+                               [utterance.generator])
         chunks = []
         for samples, ended in spoken_in_chunks(self.model, plan, self.to_wave):
             chunks.append(samples)
-            yield samples, self._part(ipa, torch.cat(chunks), plan.durations[0]) if ended else None
+            yield samples, self._part(utterance.ipa, torch.cat(chunks), plan.durations[0]) if ended else None
 
-    def _given(self, parts: list[str], language: str, voice: AlignedVoice) -> tuple[list[Tensor], Tensor, Tensor]:
+    def _given(self, utterances: list[Utterance]) -> tuple[list[Tensor], Tensor, Tensor]:
         """What the model is given: symbols (S,) of each part, speaker (B,), language (B,)."""
         begin, end = self.frontend.bos_id, self.frontend.eos_id
-        ids = [torch.tensor([begin, *self.frontend.encode(ipa), end], device=self.device) for ipa in parts]
-        speaker = torch.full((len(ids),), voice.speaker, device=self.device)
-        return ids, speaker, torch.full_like(speaker, index_of(self.languages, language, "language"))
+        ids = [torch.tensor([begin, *self.frontend.encode(one.ipa), end], device=self.device) for one in utterances]
+        speaker = torch.tensor([one.voice.speaker for one in utterances], device=self.device)
+        languages = [index_of(self.languages, one.language, "language") for one in utterances]
+        return ids, speaker, torch.tensor(languages, device=self.device)
 
     def _part(self, ipa: str, wave: Tensor, durations: Tensor) -> Part:
         seconds = len(wave) / self.audio.sample_rate

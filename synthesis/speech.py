@@ -15,6 +15,18 @@ from models.layers.sampling import Sampling
 from text import Frontend
 
 
+@dataclass(frozen=True)
+class Utterance:
+    """A piece of IPA and how it is to be spoken, whatever is spoken beside it."""
+
+    ipa: str
+    language: str
+    voice: Any
+    """What `System.voice` gives."""
+    generator: torch.Generator | None = None
+    """Its own random numbers."""
+
+
 @dataclass
 class Part:
     """One piece of IPA, spoken."""
@@ -73,6 +85,8 @@ class System(Protocol):
     controls: set[str]
     """What it follows of that which a caller may ask for: fields of `Sampling` and of `Prosody`, "seed", "retries",
     "reference"."""
+    together: bool
+    """Whether parts that are spoken as one batch take less time than one after the other."""
     device: torch.device
     """Where the generator of random numbers must be."""
 
@@ -89,14 +103,9 @@ class System(Protocol):
     def pieces(self, ipa: str, voice: Any) -> list[str]:
         """The IPA in as many pieces as the system needs; ValueError if it cannot be cut to fit."""
 
-    def speak_parts(
-        self, parts: list[str], language: str, voice: Any, *, sampling: Sampling,
-        generators: list[torch.Generator | None], retries: int = 0,
-    ) -> list[Part]:
-        """Speaks pieces of IPA together, as one batch. `generators`: each part's own random numbers; `retries`: how
-        many times more a part may be spoken that did not end well, where a system can tell and draws at random."""
+    def speak_parts(self, utterances: list[Utterance], *, sampling: Sampling, retries: int = 0) -> list[Part]:
+        """Speaks pieces of IPA together, as one batch. `retries`: how many times more a part may be spoken that did not
+        end well, where a system can tell and draws at random."""
 
-    def stream_part(
-        self, ipa: str, language: str, voice: Any, *, sampling: Sampling, generator: torch.Generator | None
-    ) -> Iterator[tuple[Tensor, Part | None]]:
+    def stream_part(self, utterance: Utterance, *, sampling: Sampling) -> Iterator[tuple[Tensor, Part | None]]:
         """Speaks a piece of IPA in chunks (samples,), with the last of which comes the part."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
@@ -11,9 +11,9 @@ from torch import Tensor
 from models.aligned_tts import Prosody
 from models.layers.sampling import Sampling
 from synthesis import load_system
-from synthesis.speech import Part, Speech
+from synthesis.speech import Part, Speech, Utterance
 from text import split_passages
-from text.pieces import Piece, batched, split_text
+from text.pieces import Piece, split_text
 from voice_folder import read_model
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,22 @@ class Synthesizer:
         ValueError, at once, for a language or speaker that the model has not learned, a reference or prosody that its
         system cannot use, and for text with nothing to say.
         """
+        script = self.script(text, language, speaker, input_type=input_type, seed=seed, reference=reference,
+                             reference_text=reference_text, prosody=prosody)
+        if batch_size is None:
+            chunks = self._one_by_one(script, sampling)
+        else:
+            chunks = self._together(script, batch_size, sampling, retries)
+        joined = Joined(self.audio.sample_rate)
+        return (joined.chunk(*chunk) for chunk in chunks)
+
+    def script(
+        self, text: str, language: str = "en-us", speaker: str | None = None, *, input_type: str = "text",
+        seed: int | None = None, reference: str | Path | None = None, reference_text: str | None = None,
+        prosody: Prosody | None = None,
+    ) -> Iterator[tuple[Piece, Utterance]]:
+        """The pieces of a text and how each is to be spoken, made as they are asked for, for `System.speak_parts` or
+        `stream_part` and then `Joined`. The options, and what is refused at once, are those of `stream`."""
         for _, name in [("", language), *split_passages(text, language)]:
             self.system.check(name, speaker)
         if reference is None and reference_text is not None:
@@ -84,45 +100,44 @@ class Synthesizer:
             voice = self.system.with_prosody(voice, prosody)
         pieces = split_text(text, language, input_type, self.frontend, lambda ipa: self.system.pieces(ipa, voice))
         pieces = chain([next(pieces)], pieces)  # the first one says what is wrong
-        if batch_size is None:
-            chunks = self._one_by_one(pieces, voice, sampling, seed)
-        else:
-            chunks = self._together(batched(pieces, batch_size), voice, sampling, seed, retries)
-        return self._with_pauses(chunks)
+        return ((piece, Utterance(piece.ipa, piece.language, voice, part_generator(seed, i, self.system.device)))
+                for i, piece in enumerate(pieces))
 
     def _one_by_one(
-        self, pieces: Iterator[Piece], voice: object, sampling: Sampling, seed: int | None
+        self, script: Iterator[tuple[Piece, Utterance]], sampling: Sampling
     ) -> Iterator[tuple[Piece, Tensor, Part | None]]:
-        for i, piece in enumerate(pieces):
-            generator = part_generator(seed, i, self.system.device)
-            for samples, part in self.system.stream_part(piece.ipa, piece.language, voice, sampling=sampling,
-                                                         generator=generator):
+        for piece, utterance in script:
+            for samples, part in self.system.stream_part(utterance, sampling=sampling):
                 yield piece, samples, part
 
     def _together(
-        self, batches: Iterator[list[Piece]], voice: object, sampling: Sampling, seed: int | None, retries: int
+        self, script: Iterator[tuple[Piece, Utterance]], batch_size: int, sampling: Sampling, retries: int
     ) -> Iterator[tuple[Piece, Tensor, Part]]:
-        made = 0
-        for batch in batches:
-            generators = [part_generator(seed, made + i, self.system.device) for i in range(len(batch))]
-            parts = self.system.speak_parts([piece.ipa for piece in batch], batch[0].language, voice,
-                                            sampling=sampling, generators=generators, retries=retries)
-            for piece, part in zip(batch, parts, strict=True):
+        while batch := list(islice(script, batch_size)):
+            parts = self.system.speak_parts([utterance for _, utterance in batch], sampling=sampling, retries=retries)
+            for (piece, _), part in zip(batch, parts, strict=True):
                 yield piece, part.samples, part
-            made += len(batch)
 
-    def _with_pauses(self, chunks: Iterator[tuple[Piece, Tensor, Part | None]]) -> Iterator[Speech]:
-        spoken, begun, start = 0, None, 0.0  # samples, the piece that is being spoken, when it began
-        for piece, samples, part in chunks:
-            if piece is not begun:
-                pause = round(piece.pause * self.audio.sample_rate) if begun else 0
-                begun, start = piece, (spoken + pause) / self.audio.sample_rate
-                samples = torch.cat([torch.zeros(pause), samples])
-            spoken += len(samples)
-            if part is not None:
-                part.text, part.start = piece.text, start
-                report_odd(part)
-            yield Speech(samples, self.audio.sample_rate, [part] if part else [])
+
+class Joined:
+    """The pieces of one text behind one another, with the pauses between them."""
+
+    def __init__(self, sample_rate: int):
+        self.sample_rate = sample_rate
+        self.spoken, self.begun, self.start = 0, None, 0.0  # samples, the piece that is being spoken, when it began
+
+    def chunk(self, piece: Piece, samples: Tensor, part: Part | None) -> Speech:
+        """The next samples (n,) of a piece, behind the pause if they are its first, and the part if they are its
+        last."""
+        if piece is not self.begun:
+            pause = round(piece.pause * self.sample_rate) if self.begun else 0
+            self.begun, self.start = piece, (self.spoken + pause) / self.sample_rate
+            samples = torch.cat([torch.zeros(pause), samples])
+        self.spoken += len(samples)
+        if part is not None:
+            part.text, part.start = piece.text, self.start
+            report_odd(part)
+        return Speech(samples, self.sample_rate, [part] if part else [])
 
 
 def report_odd(part: Part) -> None:

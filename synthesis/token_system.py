@@ -22,7 +22,7 @@ from models.layers.sampling import Sampling
 from models.token_lm import Generated
 from names import index_of, speaker_for
 from synthesis.frames_to_wave import FramesToWave, WaveStream
-from synthesis.speech import Part
+from synthesis.speech import Part, Utterance
 from synthesis.watch import SILENT_SECONDS, longest_silence
 from synthesis.word_times import WordTimes
 from text import build_frontend
@@ -53,6 +53,7 @@ class TokenSystem:
     """A language model over codes, a mel decoder and a vocoder."""
 
     name = "token"
+    together = True
 
     def __init__(self, folder: Path, device: torch.device, precision: str | None = None):
         """`precision` of the language model's matrices: "int8" (on a CPU) or "fp32"; None: int8 of a voice that was
@@ -197,41 +198,35 @@ class TokenSystem:
 
         return cut_to_fit(ipa, fits, self.frontend, ".,;:!?")
 
-    def speak_parts(
-        self, parts: list[str], language: str, voice: TokenVoice, *, sampling: Sampling,
-        generators: list[torch.Generator | None], retries: int = 0,
-    ) -> list[Part]:
+    def speak_parts(self, utterances: list[Utterance], *, sampling: Sampling, retries: int = 0) -> list[Part]:
         """Speaks pieces of IPA: what the language model says of all of them together, each wave alone.
 
         A part that did not end well is spoken up to `retries` times more, with other random numbers, and the best
         attempt is taken; greedy speech would be the same again.
         """
-        spoken: list[Part | None] = [None] * len(parts)
-        waiting = list(range(len(parts)))
+        spoken: list[Part | None] = [None] * len(utterances)
+        waiting = list(range(len(utterances)))
         for attempt in range(1 + (retries if sampling.temperature else 0)):
-            made = self._generate([parts[i] for i in waiting], language, voice, sampling,
-                                  [generators[i] for i in waiting])
+            made = self._generate([utterances[i] for i in waiting], sampling)
             for i, generated in zip(waiting, made, strict=True):
                 generated = self._watched(generated, RepetitionWatch(self.code_frame_rate))
-                wave = self.to_wave.wave(self._frames(generated), voice.decoder_speaker)
-                part = self._part(parts[i], wave, generated.finish_reason)
+                wave = self.to_wave.wave(self._frames(generated), utterances[i].voice.decoder_speaker)
+                part = self._part(utterances[i].ipa, wave, generated.finish_reason)
                 best = min([part] if spoken[i] is None else [spoken[i], part],
                            key=lambda one: REASONS.index(one.finish_reason))
                 spoken[i] = replace(best, retries=attempt)
             waiting = [i for i in waiting if spoken[i].finish_reason != "stop"]
             if not waiting:
                 break
-        return [self._timed(part, voice) for part in spoken]
+        return [self._timed(part, one.voice) for part, one in zip(spoken, utterances, strict=True)]
 
-    def stream_part(
-        self, ipa: str, language: str, voice: TokenVoice, *, sampling: Sampling, generator: torch.Generator | None
-    ) -> Iterator[tuple[Tensor, Part | None]]:
+    def stream_part(self, utterance: Utterance, *, sampling: Sampling) -> Iterator[tuple[Tensor, Part | None]]:
         """Speaks a piece of IPA in chunks, each as soon as the codes that decide it are drawn: the samples that
         `speak_parts` gives without retries. What was heard cannot be spoken again."""
         chunks, watch = [], RepetitionWatch(self.code_frame_rate)
-        waves = WaveStream(self.to_wave, voice.decoder_speaker)
-        (text, speaker, language_id, bound), recordings = self._given(ipa, language, voice)
-        for generated in self.fast_lm.stream(text, speaker, language_id, bound, sampling, generator,
+        waves = WaveStream(self.to_wave, utterance.voice.decoder_speaker)
+        (text, speaker, language_id, bound), recordings = self._given(utterance)
+        for generated in self.fast_lm.stream(text, speaker, language_id, bound, sampling, utterance.generator,
                                              with_states=self.hidden, **recordings):
             generated = self._watched(generated, watch)
             ended = generated.finish_reason is not None
@@ -239,8 +234,8 @@ class TokenSystem:
             if len(samples):
                 chunks.append(samples)
             if ended:
-                part = self._part(ipa, torch.cat(chunks), generated.finish_reason)
-                yield samples, self._timed(part, voice)
+                part = self._part(utterance.ipa, torch.cat(chunks), generated.finish_reason)
+                yield samples, self._timed(part, utterance.voice)
                 return
             if len(samples):
                 yield samples, None
@@ -278,24 +273,22 @@ class TokenSystem:
                 features = self.lm.frame_states(*given, ids(speaker), ids(language))[0]
             yield name, self.to_wave.mel(features, self._decoder_speaker(name))[0]
 
-    def _given(self, ipa: str, language: str, voice: TokenVoice) -> tuple[tuple[Tensor, Tensor, Tensor, int], dict]:
+    def _given(self, utterance: Utterance) -> tuple[tuple[Tensor, Tensor, Tensor, int], dict]:
         """What the language model is given for a piece: text, speaker (1,), language (1,), bound, and recordings."""
-        prompt = voice.prompt
+        ipa, voice, prompt = utterance.ipa, utterance.voice, utterance.voice.prompt
         ids = torch.tensor(self._encode(ipa, prompt), device=self.device)
         speaker, language_id = (torch.tensor([value], device=self.device)
-                                for value in (voice.speaker, index_of(self.languages, language, "language")))
+                                for value in (voice.speaker, index_of(self.languages, utterance.language, "language")))
         recordings = {} if prompt is None else {"prompt" if prompt.ipa else "voice": prompt.codes}
         return (ids, speaker, language_id, self.bound(len(self.frontend.encode(ipa)))), recordings
 
-    def _generate(
-        self, parts: list[str], language: str, voice: TokenVoice, sampling: Sampling,
-        generators: list[torch.Generator | None],
-    ) -> list[Generated]:
-        given, recordings = zip(*(self._given(ipa, language, voice) for ipa in parts), strict=True)
+    def _generate(self, utterances: list[Utterance], sampling: Sampling) -> list[Generated]:
+        given, recordings = zip(*map(self._given, utterances), strict=True)
         text, speaker, language_id, bounds = zip(*given, strict=True)
         return self.fast_lm.generate(
-            list(text), torch.cat(speaker), torch.cat(language_id), list(bounds), sampling, generators,
-            with_states=self.hidden, **{f"{name}s": [one[name] for one in recordings] for name in recordings[0]},
+            list(text), torch.cat(speaker), torch.cat(language_id), list(bounds), sampling,
+            [utterance.generator for utterance in utterances], with_states=self.hidden,
+            **{f"{name}s": [one.get(name) for one in recordings] for name in set().union(*recordings)},
         )
 
     def _watched(self, generated: Generated, watch: RepetitionWatch) -> Generated:

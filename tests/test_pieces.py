@@ -2,7 +2,7 @@ import pytest
 
 from config import TextConfig
 from text import Unspeakable, build_frontend
-from text.pieces import NO_MARK_PAUSE, PARAGRAPH_PAUSE, PAUSES, SENTENCE_PAUSE, Piece, batched, split_text
+from text.pieces import NO_MARK_PAUSE, PARAGRAPH_PAUSE, PAUSES, SENTENCE_PAUSE, Piece, split_text
 
 FRONTEND = build_frontend(TextConfig())
 
@@ -48,10 +48,3 @@ def test_pieces_are_made_as_they_are_asked_for():
     pieces = split_text("One. Two. Three.", "en-us", "text", FRONTEND, lambda ipa: asked.append(ipa) or [ipa])
     next(pieces)
     assert len(asked) == 1
-
-
-def test_batches_are_of_one_language():
-    text = 'One. Two. Three. <lang xml:lang="de">Eins. Zwei.</lang> Four.'
-    batches = batched(pieces_of(text), 2)
-    assert [[piece.text for piece in batch] for batch in batches] == [
-        ["One.", "Two."], ["Three."], ["Eins.", "Zwei."], ["Four."]]

@@ -13,6 +13,7 @@ from checkpoints import read_checkpoint, saved_steps, write_checkpoint
 from mel_processing import load_audio
 from models.layers.sampling import Sampling
 from names import speaker_for
+from synthesis.speech import Utterance
 from synthesize import Synthesizer, load_synthesizer, loaded, synthesize_text
 from text import split_sentences
 from text.pieces import NO_MARK_PAUSE, SENTENCE_PAUSE
@@ -211,12 +212,13 @@ def hidden_chain(own_chain):
 
 def test_hidden_states_are_spoken(hidden_chain):
     system = Synthesizer("tiny").system
-    greedy = {"sampling": Sampling(temperature=0), "generators": [None, None]}
+    greedy = {"sampling": Sampling(temperature=0)}
     ipa = ["həlˈoʊ", "ðə kwˈɪk bɹˈaʊn fˈɑːks dʒˈʌmps."]
     voice = system.voice("ella", "de")
-    together = system.speak_parts(ipa, "de", voice, **greedy)
-    for one, part in zip(ipa, together, strict=True):
-        alone, = system.speak_parts([one], "de", voice, **greedy)
+    utterances = [Utterance(one, "de", voice) for one in ipa]
+    together = system.speak_parts(utterances, **greedy)
+    for one, utterance, part in zip(ipa, utterances, together, strict=True):
+        alone, = system.speak_parts([utterance], **greedy)
         torch.testing.assert_close(part.samples, alone.samples, atol=1e-5, rtol=0)
         text = torch.tensor(system.frontend.encode(one))
         generated, = system.lm.generate([text], torch.tensor([1]), torch.tensor([0]), [system.bound(len(text))],
@@ -228,9 +230,9 @@ def test_hidden_states_are_spoken(hidden_chain):
             decoder, vocoder = system.to_wave.decoder, system.to_wave.vocoder
             mel = decoder(states, frames, torch.tensor([1]), torch.zeros(1), 4 * int(frames))
             torch.testing.assert_close(part.samples, vocoder(mel).wave[0], atol=1e-4, rtol=0)
-        *_, (_, streamed) = system.stream_part(one, "de", voice, sampling=greedy["sampling"], generator=None)
+        *_, (_, streamed) = system.stream_part(utterance, **greedy)
         torch.testing.assert_close(streamed.samples, part.samples, atol=1e-4, rtol=0)
-    other, = system.speak_parts(ipa[:1], "de", system.voice("bruno", "de"), **greedy)
+    other, = system.speak_parts([Utterance(ipa[0], "de", system.voice("bruno", "de"))], **greedy)
     assert not other.samples.equal(together[0].samples)
     system.frames_per_symbol = 4.0
     for piece in system.pieces("nˈɛvɚ " * 60 + "ˈɛndɪŋ", voice):

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -84,15 +84,3 @@ def cut_to_fit(ipa: str, fits: Callable[[str], bool], frontend: Speller, marks: 
     after_mark = [i for i, word in enumerate(words[:-1], 1) if word and word[-1] in marks]
     cut = min(after_mark or range(1, len(words)), key=lambda i: abs(i - len(words) / 2))
     return [piece for part in (words[:cut], words[cut:]) for piece in cut_to_fit(" ".join(part), fits, frontend, marks)]
-
-
-def batched(pieces: Iterable[Piece], size: int) -> Iterator[list[Piece]]:
-    """The pieces in lists of at most `size`, each in one language."""
-    batch: list[Piece] = []
-    for piece in pieces:
-        if batch and (len(batch) == size or piece.language != batch[0].language):
-            yield batch
-            batch = []
-        batch.append(piece)
-    if batch:
-        yield batch
