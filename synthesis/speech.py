@@ -85,8 +85,11 @@ class System(Protocol):
     controls: set[str]
     """What it follows of that which a caller may ask for: fields of `Sampling` and of `Prosody`, "seed", "retries",
     "reference"."""
+    folder: Path
     together: bool
     """Whether parts that are spoken as one batch take less time than one after the other."""
+    heeds: set[str]
+    """Which fields of `Sampling` change what is spoken."""
     device: torch.device
     """Where the generator of random numbers must be."""
 

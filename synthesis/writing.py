@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
-import torch
 from torch import Tensor
 
 from mel_processing import audio_writer
@@ -37,13 +36,17 @@ def write_file(path: str | Path, chunks: Iterable[Speech], sample_rate: int, wit
 
 
 def write_pcm(file: BinaryIO, chunks: Iterable[Speech], with_times: bool = False) -> Written:
-    """Writes chunks of speech as 16-bit samples in the machine's byte order, without a header, each at once; peaks over
-    1 are clipped."""
+    """Writes chunks of speech as `pcm16`, without a header, each at once."""
     written = Written()
     for samples in _passed_on(chunks, written, with_times):
-        file.write((samples.clamp(-1, 1) * PCM_PEAK).round().to(torch.int16).numpy().tobytes())
+        file.write(pcm16(samples))
         file.flush()
     return written
+
+
+def pcm16(samples: Tensor) -> bytes:
+    """Samples (n,) as 16-bit little-endian integers; peaks over 1 are clipped."""
+    return (samples.clamp(-1, 1) * PCM_PEAK).round().numpy().astype("<i2").tobytes()
 
 
 def _passed_on(chunks: Iterable[Speech], written: Written, with_times: bool) -> Iterator[Tensor]:

@@ -31,6 +31,7 @@ LIBRARIES = {
     "health": {"health", "data_utils", "mel_processing", "preprocessing", "text"},
     "synthesis": {"synthesis", "decoding", "alignments", "config", "checkpoints", "mel_processing", "models", "names",
                   "preprocessing.speech", "text", "voice_folder", "voice_prompts"},
+    "serving": {"serving", "mel_processing", "models.aligned_tts", "models.layers", "synthesis", "text.pieces"},
     "onnx_export": {"onnx_export", "decoding", "models", "onnx_runner.folder", "synthesis", "voice_folder"},
     "training_logs": set(),
     "webpage": {"webpage", "checkpoints", "mel_processing", "models.aligned_tts", "models.layers.sampling", "plotting",
@@ -45,7 +46,7 @@ def sources(*folders: str) -> list[Path]:
 
 
 MODULES = sources(".", "models", "models/layers", "text", "preprocessing", "synthesis", "alignments", "evaluation",
-                  "decoding", "onnx_export", "onnx_runner", "health", "webpage")
+                  "decoding", "onnx_export", "onnx_runner", "health", "serving", "webpage")
 
 
 @cache
@@ -82,7 +83,7 @@ def test_every_library_has_rules():
     assert set(LIBRARIES) <= {module_name(path) for path in MODULES}
     libraries = {module_name(path) for path in sources(".") if not is_script(path)}
     assert libraries == set(LIBRARIES) - {"text", "models", "preprocessing", "synthesis", "alignments", "evaluation",
-                                           "decoding", "onnx_export", "onnx_runner", "health", "webpage"}
+                                           "decoding", "onnx_export", "onnx_runner", "health", "serving", "webpage"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
