@@ -76,7 +76,8 @@ def create_app(synthesizers: dict[str, Synthesizer], settings: Settings) -> Fast
         "Text to speech, OpenAI-compatible: `POST /v1/audio/speech`. Every error has OpenAI's form."))
     app.add_middleware(Gate, keys=keys, max_body=settings.max_body, metrics=metrics)
     add_error_handlers(app)
-    keyed = [Depends(HTTPBearer(auto_error=False, description="an API key, where the server was given any"))]
+    # for the page alone: the gate has let them in
+    keyed = [Depends(HTTPBearer(auto_error=False, description="an API key"))] if settings.keys else []
 
     def known(model: str) -> Synthesizer:
         if model not in synthesizers:
