@@ -61,6 +61,6 @@ $(VENV)/installed-notebooks: requirements-notebooks.txt $(VENV)/installed
 	touch $@
 
 $(VENV)/installed-dev: requirements-dev.txt requirements-eval.txt requirements-export.txt requirements-onnx.txt \
-    requirements-misaki.txt requirements-app.txt $(VENV)/installed
+    requirements-misaki.txt requirements-app.txt requirements-serve.txt $(VENV)/installed
 	$(PY) -m pip install -q -r requirements-dev.txt
 	touch $@

@@ -11,6 +11,7 @@ from typing import Annotated
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPBearer
+from fastapi_offline import FastAPIOffline
 
 from mel_processing import UPLOAD_BYTES
 from serving.encoding import FORMATS
@@ -72,8 +73,9 @@ def create_app(synthesizers: dict[str, Synthesizer], settings: Settings) -> Fast
         yield
         await asyncio.to_thread(app.state.scheduler.close)
 
-    app = FastAPI(title="Speech", version="1", lifespan=lifespan, redoc_url=None, description=(
-        "Text to speech, OpenAI-compatible: `POST /v1/audio/speech`. Every error has OpenAI's form."))
+    app = FastAPIOffline(
+        title="Speech", version="1", lifespan=lifespan, redoc_url=None, static_url="/docs/static",
+        description="Text to speech, OpenAI-compatible: `POST /v1/audio/speech`. Every error has OpenAI's form.")
     app.add_middleware(Gate, keys=keys, max_body=settings.max_body, metrics=metrics)
     add_error_handlers(app)
     # for the page alone: the gate has let them in

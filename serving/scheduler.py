@@ -23,7 +23,7 @@ from text.pieces import Piece
 
 log = logging.getLogger(__name__)
 
-STREAMED = 4
+STREAMED = 2
 WARM_UP_TEXT = "1 2 3. 45."  # digits are read in every language
 
 
