@@ -124,7 +124,7 @@ class Speaker:
             raise ApiError(400, f"{wanted.model} follows no instructions; there are speed, pitch and energy",
                            "instructions", "unsupported_value")
         for name in SAMPLING:
-            if getattr(wanted, name) is not None and name not in system.heeds:
+            if getattr(wanted, name) is not None and name not in system.controls:
                 raise ApiError(400, f"{wanted.model} draws nothing at random that {name} would change; leave it out",
                                name, "unsupported_value")
         prosody = Prosody(wanted.speed, wanted.pitch, wanted.energy)

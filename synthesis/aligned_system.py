@@ -67,7 +67,6 @@ class AlignedSystem:
         self.model = load_network(build_aligned_tts(config, data), data, folder / "aligned").to(device)
         self.vocoder = load_vocoder(wave_config, wave_data, folder / "vocoder").to(device)
         self.together = isinstance(self.model.decoder, AutoregressiveDecoder)
-        self.heeds = {"temperature"} if isinstance(self.model.decoder, FlowDecoder) else set()
         self.to_wave = FramesToWave(NoDecoder(self.audio.n_mels), self.vocoder, self.audio, self.audio.frame_rate)
 
     @staticmethod

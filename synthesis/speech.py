@@ -88,8 +88,6 @@ class System(Protocol):
     folder: Path
     together: bool
     """Whether parts that are spoken as one batch take less time than one after the other."""
-    heeds: set[str]
-    """Which fields of `Sampling` change what is spoken."""
     device: torch.device
     """Where the generator of random numbers must be."""
 

@@ -5,7 +5,7 @@ What goes wrong is noticed (`Part.finish_reason`) and, where it is not heard yet
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -54,7 +54,6 @@ class TokenSystem:
 
     name = "token"
     together = True
-    heeds = {field.name for field in fields(Sampling)}
 
     def __init__(self, folder: Path, device: torch.device, precision: str | None = None):
         """`precision` of the language model's matrices: "int8" (on a CPU) or "fp32"; None: int8 of a voice that was
