@@ -113,9 +113,12 @@ class Scheduler:
         self._thread.join()
 
     def _work(self) -> None:
-        for name, synthesizer in self.synthesizers.items():
-            warm_up(name, synthesizer)
-        self.ready.set()
+        try:
+            for name, synthesizer in self.synthesizers.items():
+                warm_up(name, synthesizer)
+            self.ready.set()
+        except Exception:  # requests are still answered, each with what is wrong
+            log.exception("could not be made warm: the server will not be ready")
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._new or self._jobs or self._closed)

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 DEFAULT_LANGUAGE = "en-us"
 SAMPLING = ("temperature", "top_k", "top_p")
+CONTROLS = {name: name for name in (*SAMPLING, "pitch", "energy", "retries")} | {
+    "speed": "rate", "reference_audio": "reference"}
+"""Fields of a request that not every system follows, as `System.controls` has them. A seed fits all."""
 STALLED_SECONDS = 60
 """A client that takes nothing for so long is taken for gone."""
 
@@ -123,10 +126,9 @@ class Speaker:
         if wanted.instructions:
             raise ApiError(400, f"{wanted.model} follows no instructions; there are speed, pitch and energy",
                            "instructions", "unsupported_value")
-        for name in SAMPLING:
-            if getattr(wanted, name) is not None and name not in system.controls:
-                raise ApiError(400, f"{wanted.model} draws nothing at random that {name} would change; leave it out",
-                               name, "unsupported_value")
+        for name, control in CONTROLS.items():
+            if getattr(wanted, name) != SpeechRequest.model_fields[name].default and control not in system.controls:
+                raise ApiError(400, f"{wanted.model} does not follow {name}; leave it out", name, "unsupported_value")
         prosody = Prosody(wanted.speed, wanted.pitch, wanted.energy)
         return {"language": language, "speaker": voice, "input_type": wanted.input_type, "seed": wanted.seed,
                 "reference_text": wanted.reference_text, "prosody": None if prosody == Prosody() else prosody}

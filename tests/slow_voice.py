@@ -20,7 +20,7 @@ class SlowVoice:
     """Stands for `Synthesizer` and its system; `open` lets it speak, `seconds` it takes for each piece, `log` holds
     every turn of its networks."""
 
-    controls: set[str] = set()
+    controls = {"retries"}
     languages, speakers, speaker_languages, folder = ["en-us"], ["ann"], {"ann": "en-us"}, Path(".")
 
     def __init__(self, together: bool = True):
