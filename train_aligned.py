@@ -23,7 +23,7 @@ from mel_processing import griffin_lim
 from models import build_aligned_tts
 from plotting import mel_figure
 from text import build_frontend
-from training import Run, stage_arguments
+from training import Run
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ OPTIONAL_LOSSES = {"flow": "flow", "stop": "autoregressive"}  # the decoder that
 
 
 def main() -> None:
-    arguments = stage_arguments(__doc__).parse_args()
+    arguments = cli.stage_arguments(__doc__).parse_args()
     train(load_config(arguments.config), arguments)
 
 

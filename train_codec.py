@@ -35,7 +35,7 @@ from models.discriminators import MelPatchDiscriminator
 from models.layers.fsq import perplexity
 from plotting import mel_figure, usage_figure
 from text import build_frontend
-from training import Run, stage_arguments
+from training import Run
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ ACTIVE_VARIANCE = 0.01  # a latent whose mean varies less over clips carries not
 
 
 def main() -> None:
-    arguments = stage_arguments(__doc__).parse_args()
+    arguments = cli.stage_arguments(__doc__).parse_args()
     train(load_config(arguments.config), arguments)
 
 

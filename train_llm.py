@@ -26,7 +26,7 @@ from models.codec import MelCodec
 from models.layers.sampling import Sampling
 from shard_stream import Layout
 from text import build_frontend
-from training import Run, stage_arguments
+from training import Run
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def loss_weights_at(stage: LLMStage, step: int) -> dict[str, float]:
 
 
 def main() -> None:
-    arguments = stage_arguments(__doc__).parse_args()
+    arguments = cli.stage_arguments(__doc__).parse_args()
     train(load_config(arguments.config), arguments)
 
 

@@ -139,7 +139,7 @@ def test_gradients_are_clipped(tmp_path):
 
     def watched(run, batch):
         losses = step(run, 1e3 * batch)
-        norms.extend(run._step_log.get("gradient_norm/generator", [])[-1:])
+        norms.extend(run.logs.values.get("gradient_norm/generator", [])[-1:])
         return losses
 
     before = make_run(tmp_path, max_steps=1, grad_clip=1e-9)
