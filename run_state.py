@@ -1,10 +1,11 @@
 """What a checkpoint of a training run holds and a resumed run goes on with: networks, optimizers, moving average,
-counters, random states.
+counters, curves, random states.
 """
 
 import argparse
 import logging
 import math
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -19,11 +20,14 @@ from checkpoints import (
     network_weights,
     newest_checkpoint,
     read_checkpoint,
+    remove_unfinished,
     saved_steps,
+    set_aside_after,
     write_checkpoint,
 )
 from config import StageConfig
 from fine_tuning import renamed_rows
+from guards import SkippedSteps
 from optimization import moving_average
 from random_state import random_state, set_random_state
 from voice_folder import read_stage
@@ -51,9 +55,16 @@ class RunState:
         """Begins anew or goes on, as `arguments.resume` and `arguments.weights_from` say."""
         self.stage_name, self.stage, self.metadata, self.scored_by = stage_name, stage, metadata, scored_by
         self.folder, self.accelerator, self._networks = folder, accelerator, networks
-        self.step = self.batches = self.skipped = 0
+        self.step = self.batches = 0
         self.best = math.inf
+        self.skipped = SkippedSteps(stage_name, stage.max_skipped)
+        self.parts = 1
+        """In how many a batch is taken, so that memory suffices."""
+        self.values: dict[str, list] = defaultdict(list)
+        """Losses and gradient norms of every step since the last that was logged."""
         restored = self._start_from(arguments)
+        if accelerator.is_main_process and restored:
+            set_aside_after(folder, restored[0]["step"])
         self.optimizers = {
             name: torch.optim.AdamW(
                 [p for p in network.parameters() if p.requires_grad],
@@ -93,6 +104,8 @@ class RunState:
         content["training"] = {
             "optimizer": self.optimizers["generator"].state_dict(), "batches": self.batches, "best": self.best,
             "scored_by": self.scored_by, "scaler": scaler.state_dict() if scaler else None, "random": random_state(),
+            "skipped": self.skipped.state(), "parts": self.parts,
+            "values": {name: [float(value) for value in values] for name, values in self.values.items()},
         }
         if content["has_discriminator"]:
             # D before G: a G file is the sign that its pair is whole
@@ -111,6 +124,8 @@ class RunState:
         """Loads the weights to go on with, or to start from, before the optimizers are made; gives the (G, D) pair
         that is resumed."""
         restored = None
+        if self.accelerator.is_main_process:
+            remove_unfinished(self.folder)
         if arguments.resume == "auto":
             restored = newest_checkpoint(self.folder)
         elif arguments.resume == "none":
@@ -164,4 +179,8 @@ class RunState:
             self.ema.n_averaged.fill_(self.step)
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+        if "skipped" in state:  # not in the checkpoints of earlier versions
+            self.skipped.load_state(state["skipped"])
+            self.parts = state["parts"]
+            self.values.update(state["values"])
         set_random_state(state["random"])

@@ -127,7 +127,8 @@ def train(config: Config, arguments) -> None:
     )
     batches = stream_batches(dataset, stream, collate_items, config.data.workers)
     longest_batch = collate_items([dataset.draw(draw) for draw in stream.longest()])
-    run.fit(batches, stream.batches_per_epoch, longest_batch, training_step, validate)
+    run.fit(batches, stream.batches_per_epoch, longest_batch, training_step, validate,
+            lambda batch: float(batch["mel_lengths"].sum()))
 
 
 if __name__ == "__main__":

@@ -148,7 +148,12 @@ def train(config: Config, arguments) -> None:
         layout, sequences, stage.seed, run.accelerator.process_index, run.accelerator.num_processes,
         stage.curriculum_steps * stage.gradient_accumulation, config.data,
     )
-    run.fit(batches, batches_per_epoch, longest_batch, training_step, validate)
+
+    def targets_in(batch: dict) -> float:
+        """Codes that are predicted, and one end for each clip."""
+        return float((batch["codes_lengths"] * codec.n_codebooks + 1).sum())
+
+    run.fit(batches, batches_per_epoch, longest_batch, training_step, validate, targets_in)
 
 
 if __name__ == "__main__":

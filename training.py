@@ -12,8 +12,7 @@ import math
 import random
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -23,20 +22,20 @@ from accelerate.utils import ProjectConfiguration
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from batch_parts import clips_in
 from config import StageConfig
 from optimization import learning_rate_at
 from random_state import random_state, set_random_state
 from run_logs import RunLogs
-from run_state import RunState, lock_folder
+from run_state import lock_folder
+from run_steps import RunSteps
 from step_clock import StepClock
-from step_memory import SavedTensors, state_gigabytes, step_gigabytes
+from step_memory import state_gigabytes
 
 log = logging.getLogger(__name__)
 
-MAX_SKIPPED_STEPS = 20
 
-
-class Run(RunState):
+class Run(RunSteps):
     """One training run of one stage: its networks, optimizers, counters, logs and checkpoints."""
 
     def __init__(
@@ -45,9 +44,8 @@ class Run(RunState):
     ):
         """`metadata` is stored in every G checkpoint beside the weights (config, text, speakers, ...). `scored_by`:
         what the validation's score is; after a resume the best one until then counts only if it was the same."""
-        self.max_steps = min(stage.max_steps, arguments.max_steps or stage.max_steps)
-        if arguments.test_mode:
-            self.max_steps = min(10, self.max_steps)
+        max_steps = min(stage.max_steps, arguments.max_steps or stage.max_steps)
+        max_steps = min(10, max_steps) if arguments.test_mode else max_steps
         _check_machine(stage_name, stage)
         folder, log_folder = (Path(root) / kind / arguments.model / stage_name for kind in ("checkpoints", "logs"))
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,6 +55,9 @@ class Run(RunState):
             log_with=["tensorboard", *(["wandb"] if stage.wandb else [])],
             project_config=ProjectConfiguration(logging_dir=str(log_folder.parent)),
         )
+        if stage.halve_batches and accelerator.num_processes > 1:
+            raise ValueError(f"train.{stage_name}.halve_batches is for one process, as the others would wait for it; "
+                             "set it to false, and lower batch_size")
         # the other processes write nothing: they share the main one's folder
         self._lock = lock_folder(folder) if accelerator.is_main_process else None
         self.logs = RunLogs(log_folder, accelerator)
@@ -65,13 +66,11 @@ class Run(RunState):
         np.random.seed(stage.seed)
 
         networks = {"generator": generator} | ({"discriminator": discriminator} if discriminator is not None else {})
-        self._skipped_in_row = dict.fromkeys(networks, 0)
-        self._stop = self._trial = False
-        self._profile, self._clock = arguments.profile, None
+        self._stop, self._profile = False, arguments.profile
         try:
             super().__init__(
-                stage_name=stage_name, stage=stage, arguments=arguments, networks=networks, metadata=metadata,
-                scored_by=scored_by, folder=folder, accelerator=accelerator,
+                max_steps=max_steps, stage_name=stage_name, stage=stage, arguments=arguments, networks=networks,
+                metadata=metadata, scored_by=scored_by, folder=folder, accelerator=accelerator,
             )
         except ValueError:
             self._release()
@@ -103,64 +102,16 @@ class Run(RunState):
         """The generator that synthesis would use (the moving average where there is one)."""
         return self.ema.module if self.ema else self.unwrapped()
 
-    @contextmanager
-    def frozen(self, name: str):
-        """The plain network with gradients passing through it, none kept for its own weights."""
-        network = self.unwrapped(name)
-        network.requires_grad_(False)
-        try:
-            yield network
-        finally:
-            network.requires_grad_(True)
-
-    def update(self, name: str, loss: Tensor) -> None:
-        """One backward pass and, at the end of an accumulation, one optimizer step of network `name`.
-
-        A loss or gradient that is not finite skips the step; after 20 in a row the run stops with a ValueError.
-        """
-        optimizer = self.optimizers[name]
-        with self._timed("backward"):
-            self.accelerator.backward(loss)
-        with self._timed("optimizer"):
-            self._optimizer_step(name, optimizer)
-
-    def _optimizer_step(self, name: str, optimizer: torch.optim.Optimizer) -> None:
-        if self._trial:
-            optimizer.zero_grad()
-            return
-        if self.accelerator.sync_gradients:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            norm = float(self.accelerator.clip_grad_norm_(parameters, self.stage.grad_clip))
-            self.logs.values[f"gradient_norm/{name}"].append(norm)
-            if math.isfinite(norm):
-                self._skipped_in_row[name] = 0
-            else:
-                self._skip(name, norm)
-                if self.accelerator.scaler is None:  # the scaler skips by itself, and lowers its scale
-                    optimizer.zero_grad()
-                    return
-        optimizer.step()
-        optimizer.zero_grad()
-
-    def _skip(self, name: str, norm: float) -> None:
-        self.skipped += 1
-        self._skipped_in_row[name] += 1
-        log.warning("step %d skipped: gradient norm %s of the %s (%d so far)", self.step, norm, name, self.skipped)
-        if self._skipped_in_row[name] >= MAX_SKIPPED_STEPS:
-            raise ValueError(
-                f"the {name}'s gradients were not finite {MAX_SKIPPED_STEPS} times in a row, last at step {self.step}: "
-                f"lower train.{self.stage_name}.learning_rate or grad_clip, or use precision fp32 or bf16; the last "
-                "checkpoint is kept"
-            )
-
     # --- the loop -----------------------------------------------------------------------------------------------
 
     def fit(
         self, batches: Callable[[int], Iterable], steps_per_epoch: int, longest_batch: dict,
         training_step: Callable[["Run", object], dict[str, Tensor]], validate: Callable[["Run"], dict[str, float]],
+        weigh: Callable[[dict], float] = clips_in,
     ) -> None:
         """Trains to `max_steps`. `batches(n)` gives the endless stream of batches from the n-th on; `longest_batch`
-        is tried first, so that memory that does not suffice is known at once.
+        is tried first, so that memory that does not suffice is known at once. `weigh`: how much of a batch's losses a
+        part of it has, where it is taken in parts.
 
         Saves on SIGTERM and Ctrl-C and returns; a second one ends the process at once. `validate` is called with the
         networks in eval mode and without gradients; its value "score" (lower is better), if it gives one, decides which
@@ -168,14 +119,16 @@ class Run(RunState):
         """
         previous = {number: signal.signal(number, self._request_stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            self._measure_memory(longest_batch, training_step)
-            self._train(batches, steps_per_epoch, training_step, validate)
+            self.measure_memory(longest_batch, training_step)
+            self._train(batches, steps_per_epoch, training_step, validate, weigh)
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
             self.close()
 
-    def _train(self, batches: Callable, steps_per_epoch: int, training_step: Callable, validate: Callable) -> None:
+    def _train(
+        self, batches: Callable, steps_per_epoch: int, training_step: Callable, validate: Callable, weigh: Callable,
+    ) -> None:
         stream = iter(batches(self.batches))
         bar = tqdm(total=self.max_steps, initial=self.step, unit="step", desc=self.stage_name, dynamic_ncols=True,
                    disable=not self.accelerator.is_main_process)
@@ -186,7 +139,7 @@ class Run(RunState):
             self._clock = StepClock(self.device) if self._profile else None
             while self.step < self.max_steps and not self._stop:
                 self._set_learning_rate(steps_per_epoch)
-                self.train_step(stream, training_step)
+                self.train_step(stream, training_step, weigh)
                 bar.update()
                 last = self.step == self.max_steps
                 if self.step % self.stage.log_interval == 0 or last:
@@ -209,32 +162,11 @@ class Run(RunState):
             log.info("where the time went:\n%s", self._clock.table(self.step - started_step))
         log.info("%s at step %d of %d", "stopped" if self._stop else "finished", self.step, self.max_steps)
 
-    def train_step(self, stream: Iterator, training_step: Callable[["Run", object], dict[str, Tensor]]) -> None:
-        """One step of the optimizers, on as many batches as are accumulated."""
-        networks = list(self._networks.values())
-        for network in networks:
-            network.train()
-        for _ in range(self.stage.gradient_accumulation):
-            with self._timed("loading"):
-                batch = next(stream)
-            # what is not backward or optimizer in it
-            with self.accelerator.accumulate(*networks), self._timed("forward"):
-                for name, value in training_step(self, batch).items():
-                    self.logs.values[name].append(value.detach())
-            self.batches += 1
-        self.step += 1
-        if self.ema:
-            with self._timed("optimizer"):
-                self.ema.update_parameters(self.unwrapped())
-
     def _saves_now(self, steps_per_epoch: int) -> bool:
         epochs = self.stage.save_epochs
         if epochs:
             return self.step % (epochs * max(1, steps_per_epoch // self.stage.gradient_accumulation)) == 0
         return self.step % self.stage.save_interval == 0
-
-    def _timed(self, part: str) -> AbstractContextManager:
-        return self._clock.part(part) if self._clock else nullcontext()
 
     def validate(self, validate: Callable[["Run"], dict[str, float]]) -> None:
         """Runs the stage's validation on the main process without touching the random state of training."""
@@ -252,6 +184,11 @@ class Run(RunState):
             self.best = score
             self.save(best=True)
 
+    def save(self, best: bool = False) -> None:
+        """As `RunState.save`; the curves up to here are on disk, too."""
+        self.logs.flush()
+        super().save(best)
+
     def close(self) -> None:
         """Ends the logs and gives the folder free for another run."""
         self.accelerator.end_training()
@@ -261,39 +198,6 @@ class Run(RunState):
         self.logs.close()
         if self._lock:
             self._lock.release()
-
-    def _measure_memory(self, batch: dict, training_step: Callable) -> None:
-        """Logs what one step on the longest batch holds in memory."""
-        held = SavedTensors()
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        try:
-            with self._trial_step(), held.hooks():
-                training_step(self, batch)
-        except torch.OutOfMemoryError as error:
-            raise ValueError(
-                f"{self.stage_name}: one step on the longest clips does not fit into memory ({error}); lower "
-                f"train.{self.stage_name}.batch_size (and raise gradient_accumulation), use precision fp16 or bf16, "
-                "or lower data.max_seconds"
-            ) from error
-        log.info("one step on the longest batch: about %.2f GB of memory in all",
-                 step_gigabytes(self._networks.values(), bool(self.ema), held, self.device))
-
-    @contextmanager
-    def _trial_step(self) -> Iterator[None]:
-        """A step in it leaves weights, buffers and random states as they are."""
-        state, step = random_state(), self.step
-        buffers = [buffer for network in self._networks.values() for buffer in network.buffers()]
-        before = [buffer.clone() for buffer in buffers]  # a codebook moves in a forward pass
-        for network in self._networks.values():
-            network.train()
-        self._trial, self.step = True, self.max_steps  # the last step has all losses
-        yield
-        set_random_state(state)
-        with torch.no_grad():
-            for buffer, value in zip(buffers, before, strict=True):
-                buffer.copy_(value)
-        self._trial, self.step = False, step
 
     def _request_stop(self, number, _frame) -> None:
         log.info("%s: saving after this step, then stopping", signal.Signals(number).name)
@@ -309,9 +213,12 @@ class Run(RunState):
     # --- logs ---------------------------------------------------------------------------------------------------
 
     def _log_step(self, bar: tqdm, rate: float) -> None:
-        means = self.logs.write_step(self.step, self.optimizers["generator"].param_groups[0]["lr"], rate)
-        bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()
-                         if "/" not in name and name not in ("learning_rate", "steps_per_second")})
+        means = self.logs.write_step(
+            self.step, self.values, learning_rate=self.optimizers["generator"].param_groups[0]["lr"],
+            steps_per_second=rate, skipped_steps=self.skipped.total,
+        )
+        self.values.clear()
+        bar.set_postfix({name: f"{value:.3g}" for name, value in means.items() if "/" not in name})
 
     def log_audio(self, name: str, wave: Tensor, sample_rate: int) -> None:
         """A clip (samples,) in TensorBoard."""

@@ -57,9 +57,9 @@ def measure_training(config: Config, name: str, steps: int) -> dict:
         one_step = partial(run.train_step, itertools.repeat(batch), prepared.training_step)
         warm = 0
         while warm < WARM_UP_STEPS:
-            skipped = run.skipped  # fp16 skips steps until its loss scale fits
+            skipped = run.skipped.total  # fp16 skips steps until its loss scale fits
             one_step()
-            warm += run.skipped == skipped
+            warm += run.skipped.total == skipped
         times = [seconds_of(one_step) for _ in range(steps)]
         run.close()
     return {

@@ -22,6 +22,12 @@ class StageConfig(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.9999
     grad_clip: PositiveFloat = 1.0
+    max_skipped: Positive = 20
+    """A step whose loss or gradient is not finite is skipped; after so many in a row training stops."""
+    halve_batches: bool = False
+    """Where memory does not suffice for a batch, it is halved, and halved again, and the gradients of its parts are
+    added up, from then on for every batch. For one process. With the loss means weighted, the step is that of the whole
+    batch, but for what docs/reliability.md lists."""
     ema_decay: Fraction = 0.0
     """Exponential moving average of the weights, used for validation and synthesis; 0 is off."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"

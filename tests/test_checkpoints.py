@@ -107,7 +107,7 @@ def test_a_flipped_bit_in_the_weights_is_passed_over(tmp_path, caplog):
     path.write_bytes(data)
     with caplog.at_level(logging.WARNING):
         assert newest_checkpoint(tmp_path)[0]["step"] == 1
-    assert "G_step2.pth: damaged (checksum of" in caplog.text
+    assert "G_step2.pth: damaged (its checksum differs)" in caplog.text
 
 
 def test_a_pair_without_its_discriminator_is_passed_over(tmp_path, caplog):
