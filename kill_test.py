@@ -29,13 +29,13 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import cli
-from checkpoints import BEST_FILE, checkpoint_path, read_checkpoint
+from checkpoints import BEST_FILE, checkpoint_path, read_checkpoint, saved_steps
 
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parent
-STEPS = 90
-TRAINING = {"max_steps": STEPS, "save_interval": 4, "eval_interval": 15, "log_interval": 3, "batch_size": 2}
+STEPS = 120
+TRAINING = {"max_steps": STEPS, "save_interval": 4, "eval_interval": 40, "log_interval": 3, "batch_size": 2}
 MOMENTS = ("starting", "training", "saving")
 TRAINS = "one step on the longest batch"  # logged right before the first step
 POLL_SECONDS = 0.0005
@@ -190,7 +190,9 @@ class Laboratory:
                     wait_while(process, lambda: not any(folder.glob("*.tmp")))
                     time.sleep(self.random.uniform(0, 0.01))
                 else:
-                    time.sleep(self.random.uniform(0, 8 * step))
+                    # not so long that the run ends before it was killed often enough
+                    until, last = time.monotonic() + self.random.uniform(0, 8 * step), newest_step(folder) + 4
+                    wait_while(process, lambda: time.monotonic() < until and newest_step(folder) < last)
             if not process.is_alive():
                 raise ValueError(f"{name}: ended by itself after {number} kills, with status {process.exitcode}; see "
                                  f"{Path('output.txt').resolve()}")
@@ -214,6 +216,11 @@ def wait_while(process: BaseProcess, condition: Callable[[], bool]) -> None:
     """Returns when the condition holds no longer, or the process has ended."""
     while process.is_alive() and condition():
         time.sleep(POLL_SECONDS)
+
+
+def newest_step(folder: Path) -> int:
+    """Of the last pair that is there."""
+    return max(saved_steps(folder), default=0)
 
 
 def log_path(stage: Stage, model: str) -> Path:

@@ -122,16 +122,16 @@ class RunSteps(RunState):
                 reason = str(error).splitlines()[0]
             # what the failed pass held is free from here on
             most = max(map(clips_in, batches))
+            what = "one step on the longest clips" if self._trial else f"step {self.step}"
             if not self.stage.halve_batches or self.parts >= most:
                 clips = [name for batch in batches for name in batch.get("name", [])]
-                what = "one step on the longest clips" if self._trial else f"step {self.step}"
                 raise ValueError(
                     f"{self.stage_name}: memory does not suffice for {what}: {named(clips)} ({reason}); "
                     + memory_advice(self.stage_name, self.stage)
                 )
             self.parts = min(2 * self.parts, most)
-            log.warning("step %d: memory does not suffice (%s); every batch is taken in %d parts from now on",
-                        self.step, reason, self.parts)
+            log.warning("%s: memory does not suffice (%s); every batch is taken in %d parts from now on", what, reason,
+                        self.parts)
             self.skipped.forget()
             for name, optimizer in self.optimizers.items():
                 optimizer.optimizer.zero_grad()  # the plain one's: the other keeps gradients amid an accumulation

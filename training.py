@@ -121,6 +121,9 @@ class Run(RunSteps):
         try:
             self.measure_memory(longest_batch, training_step)
             self._train(batches, steps_per_epoch, training_step, validate, weigh)
+        except OSError as error:  # of the logs, on a full disk; checkpoints say so themselves
+            raise ValueError(f"{self.folder}: training ended at step {self.step} ({error}); its checkpoints are kept; "
+                             "when that is mended, the same command goes on from the last one") from error
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -191,8 +194,10 @@ class Run(RunSteps):
 
     def close(self) -> None:
         """Ends the logs and gives the folder free for another run."""
-        self.accelerator.end_training()
-        self._release()
+        try:
+            self.accelerator.end_training()
+        finally:
+            self._release()
 
     def _release(self) -> None:
         self.logs.close()
