@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import random
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from typing import NamedTuple
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tqdm import tqdm
 
 import cli
 from checkpoints import BEST_FILE, checkpoint_path, read_checkpoint, saved_steps
@@ -109,6 +111,7 @@ def run_script(name: str, arguments: list[str], output: str) -> None:
         sys.stdout = sys.stderr = file
         logging.getLogger().handlers.clear()
         sys.argv = [f"{name}.py", *arguments]
+        tqdm.set_lock(threading.RLock())  # a copy's would be shared with all others, and held by one that was killed
         cli.run(importlib.import_module(name).main)
 
 
@@ -186,13 +189,7 @@ class Laboratory:
                 time.sleep(self.random.uniform(0, starting))
             else:
                 self.await_training(process, stage, model, written)
-                if moment == "saving":
-                    wait_while(process, lambda: not any(folder.glob("*.tmp")))
-                    time.sleep(self.random.uniform(0, 0.01))
-                else:
-                    # not so long that the run ends before it was killed often enough
-                    until, last = time.monotonic() + self.random.uniform(0, 8 * step), newest_step(folder) + 4
-                    wait_while(process, lambda: time.monotonic() < until and newest_step(folder) < last)
+                self.await_moment(process, moment, folder, 8 * step)
             if not process.is_alive():
                 raise ValueError(f"{name}: ended by itself after {number} kills, with status {process.exitcode}; see "
                                  f"{Path('output.txt').resolve()}")
@@ -210,6 +207,17 @@ class Laboratory:
         path = log_path(stage, model)
         wait_while(process, lambda: log_size(stage, model) <= written
                    or TRAINS not in path.read_bytes()[written:].decode(errors="replace"))
+
+
+    def await_moment(self, process: BaseProcess, moment: str, folder: Path, seconds: float) -> None:
+        """Returns some time after the next file has begun to be saved, or within `seconds` of training."""
+        if moment == "saving":
+            wait_while(process, lambda: not any(folder.glob("*.tmp")))
+            time.sleep(self.random.uniform(0, 0.01))
+            return
+        # not so long that the run ends before it was killed often enough
+        until, last = time.monotonic() + self.random.uniform(0, seconds), newest_step(folder) + 4
+        wait_while(process, lambda: time.monotonic() < until and newest_step(folder) < last)
 
 
 def wait_while(process: BaseProcess, condition: Callable[[], bool]) -> None:
