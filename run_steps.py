@@ -172,6 +172,8 @@ class RunSteps(RunState):
         self._buffers = {name: [b.clone() for b in moving_buffers(net)] for name, net in self._networks.items()}
         for network in self._networks.values():
             network.train()
+        # accelerate's state outlives a run that failed amid an accumulation
+        self.accelerator.sync_gradients = True
         self._trial, self.step = True, self.max_steps  # the last step has all losses
         yield
         set_random_state(state)
