@@ -68,7 +68,7 @@ STAGES = {
                                          "quantizer_dropout": True}}},
     ),
     "llm": Stage("train_llm", "llm", {"packing": True, "voice_probability": 0.5, "ema_decay": 0.9}, ("codec",),
-                 {"data": {"workers": 1}, "llm": {"dropout": 0.1}}),
+                 {"data": {"workers": 1}}),
     "vocoder_mel": Stage("train_vocoder", "vocoder", GAN | {"conditioning": "mel"}),
     "vocoder_codes": Stage("train_vocoder", "vocoder", GAN | {"conditioning": "codes", "gradient_accumulation": 2},
                            ("codec",)),
@@ -76,12 +76,12 @@ STAGES = {
                             GAN | {"conditioning": "hidden", "segment_frames": 24, "adversarial_frames": 12},
                             ("codec", "llm")),
     "joint": Stage("train_vocoder", "vocoder", GAN | {"conditioning": "hidden", "joint": True}, ("codec", "llm"),
-                   {"data": {"workers": 1}, "llm": {"dropout": 0.1}}),
+                   {"data": {"workers": 1}}),
     "aligner": Stage("align", "aligner", {"diagonal_steps": STEPS // 2}),
     "aligned": Stage("train_aligned", "aligned", {"ema_decay": 0.9}, ("aligner",)),
 }
 NETWORKS = {
-    "codec": {"hidden_size": 16, "encoder_layers": 1, "decoder_layers": 1}, "llm": {"hidden_size": 16, "n_layers": 1},
+    "codec": {"hidden_size": 16, "encoder_layers": 1, "decoder_layers": 1}, "llm": {"hidden_size": 16, "n_layers": 1, "dropout": 0.1},
     "vocoder": {"hidden_size": 8, "resblock_kernel_sizes": [3], "resblock_dilations": [1]},
     "hidden_decoder": {"hidden_size": 8, "n_layers": 1}, "token_decoder": {"hidden_size": 8, "n_layers": 1},
     "discriminators": {"periods": [2], "period_channels": [2, 2], "resolution_channels": 1},
