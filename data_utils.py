@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -198,14 +199,7 @@ def stream_batches(dataset: Dataset, stream: BatchStream, collate: Callable, wor
             # its own, so that the random state of training is the same with and without a resume
             generator=torch.Generator(), worker_init_fn=leave_signals_to_the_main_process,
         )
-        # an iterator of its own, whose errors are not those of who takes the batches
-        loaded = iter(loader)
-        while True:
-            try:
-                batch = next(loaded)
-            except RuntimeError as error:  # a process that was killed, not an error in it
-                raise ValueError(f"a process that loads data has ended ({str(error).splitlines()[0]}): did memory "
-                                 "suffice? Lower data.workers, or the stage's batch_size") from error
+        for batch in loaded(loader):
             if isinstance(batch, ValueError):
                 raise batch
             yield batch
@@ -221,22 +215,39 @@ class _Batches(Dataset):
         self.dataset, self.collate = dataset, collate
 
     def __getitem__(self, draws: list[Draw]) -> dict | ValueError:
-        items = []
-        for draw in draws:
-            try:
-                items.append(self.dataset.draw(draw))
-            except Exception as error:  # whatever a recording or a line of text can bring about
-                return self._named(error, self.dataset.paths(draw))
-        return self.collate(items)
-
-    @staticmethod
-    def _named(error: Exception, paths: list[str]) -> ValueError:
-        if isinstance(error, ValueError) and any(path in str(error) for path in paths):
+        try:
+            return self.collate([draw_item(self.dataset, draw) for draw in draws])
+        except ValueError as error:
             return error
+
+
+def draw_item(dataset: Dataset, draw: Draw) -> Any:
+    """What `dataset.draw(draw)` gives. ValueError names the clip, or the clips, that cannot be read or prepared."""
+    try:
+        return dataset.draw(draw)
+    except Exception as error:  # whatever a recording or a line of text can bring about
+        paths = dataset.paths(draw)
+        if isinstance(error, ValueError) and any(path in str(error) for path in paths):
+            raise
         place = traceback.extract_tb(error.__traceback__)[-1]
-        return ValueError(f"{' or '.join(paths)}: cannot be prepared for training ({type(error).__name__}: {error}, in "
-                          f"{Path(place.filename).name} line {place.lineno}); mend or replace the recording, or leave "
-                          "it out of the filelist")
+        raise ValueError(f"{' or '.join(paths)}: cannot be prepared for training ({type(error).__name__}: {error}, in "
+                         f"{Path(place.filename).name} line {place.lineno}); mend or replace the recording, or leave "
+                         "it out of the filelist") from error
+
+
+def loaded(loader: DataLoader) -> Iterator:
+    """What a loader gives. ValueError where one of its processes was killed."""
+    # an iterator of its own, whose errors are not those of who takes the batches
+    batches = iter(loader)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            raise ValueError(f"a process that loads data has ended ({str(error).splitlines()[0]}): did memory suffice? "
+                             "Lower data.workers, or the stage's batch_size") from error
+        yield batch
 
 
 def leave_signals_to_the_main_process(_worker: int) -> None:

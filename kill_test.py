@@ -81,7 +81,8 @@ STAGES = {
     "aligned": Stage("train_aligned", "aligned", {"ema_decay": 0.9}, ("aligner",)),
 }
 NETWORKS = {
-    "codec": {"hidden_size": 16, "encoder_layers": 1, "decoder_layers": 1}, "llm": {"hidden_size": 16, "n_layers": 1, "dropout": 0.1},
+    "codec": {"hidden_size": 16, "encoder_layers": 1, "decoder_layers": 1},
+    "llm": {"hidden_size": 16, "n_layers": 1, "dropout": 0.1},
     "vocoder": {"hidden_size": 8, "resblock_kernel_sizes": [3], "resblock_dilations": [1]},
     "hidden_decoder": {"hidden_size": 8, "n_layers": 1}, "token_decoder": {"hidden_size": 8, "n_layers": 1},
     "discriminators": {"periods": [2], "period_channels": [2, 2], "resolution_channels": 1},
