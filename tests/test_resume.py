@@ -17,6 +17,7 @@ from checkpoints import read_checkpoint
 from config import AudioConfig
 from kill_test import curves, differences_in
 
+
 def assert_same(first, second) -> None:
     """Bit for bit, whatever is nested in whatever."""
     assert not differences_in(first, second, "content")
