@@ -35,7 +35,7 @@ from models.aligner import Aligner
 from models.layers.alignment import beta_binomial_prior, forward_sum_loss
 from text import Frontend, build_frontend
 from text.phonemes import alignment_units
-from training import Run, stage_arguments
+from training import Run
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ LOUD_SILENCE = 10.0  # nats against it elsewhere
 
 
 def main() -> None:
-    parser = stage_arguments(__doc__)
+    parser = cli.stage_arguments(__doc__)
     parser.add_argument("-i", "--input", help="align this IPA filelist with the trained aligner instead")
     parser.add_argument("-o", "--output", help="folder for what -i gives")
     arguments = parser.parse_args()

@@ -46,6 +46,9 @@ class AlignedClips(Dataset):
     def draw(self, draw: Draw) -> dict:
         return self[draw.index]
 
+    def paths(self, draw: Draw) -> list[str]:
+        return [self.rows[draw.index]["path"]]
+
     def __getitem__(self, index: int) -> dict:
         """{text, durations, pitch, energy (S,), mel (n_mels, T), speaker, language, name}: pitch in octaves above the
         speaker's mean, 0 where unvoiced; energy the mean log of the frames' summed mel.

@@ -32,7 +32,6 @@ from benchmarking.stages import measure_training, stages_of
 from benchmarking.synthesis import measure_synthesis, synthesis_lines
 from config import Config, load_config
 from decoding.weights import PRECISIONS
-from training import positive
 
 log = logging.getLogger(__name__)
 
@@ -118,8 +117,8 @@ def training_lines(stages: dict[str, dict], memory: str) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("-c", "--config", required=True, nargs="+", help="JSON config(s), e.g. configs/ipa_tts.json")
-    parser.add_argument("--steps", type=positive, default=5, help="how often each thing is timed, after a warm-up")
-    parser.add_argument("--seconds", type=positive, default=6, help="length of the sentence that is synthesised")
+    parser.add_argument("--steps", type=cli.positive, default=5, help="how often each thing is timed, after a warm-up")
+    parser.add_argument("--seconds", type=cli.positive, default=6, help="length of the sentence that is synthesised")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the language model that speaks the "
                         "sentence; its decoder is measured in both")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure, of a single config")

@@ -1,15 +1,21 @@
 """`G_step<N>.pth` and `D_step<N>.pth`: written whole or not at all, verified before use, found by number.
 
+A file is the ZIP archive that `torch.save` writes, its comment the SHA-256 of all bytes before it: ZIP's own CRC-32
+covers neither names nor lengths nor the directory, and a file that is read must be the one written, to the last bit.
+
 `G` holds what is needed to rebuild a network and speak (weights, ema, config, text frontend, speakers, languages)
 and, under "training", what only training needs; `D` holds the discriminators and their optimizer. Both load with
 `weights_only=True`, so that no code in a file is ever run.
 """
 
+import hashlib
 import logging
 import os
 import re
+import struct
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import nn
@@ -18,6 +24,9 @@ log = logging.getLogger(__name__)
 
 BEST_FILE = "G_best.pth"
 """The `G` that validation liked best, without what only training needs."""
+
+END_RECORD = 22  # bytes of ZIP's end-of-central-directory record without a comment
+DIGEST = 64  # hexadecimal digits of a SHA-256
 
 
 def checkpoint_path(folder: Path, network: str, step: int) -> Path:
@@ -36,11 +45,13 @@ def write_checkpoint(content: dict, path: Path) -> None:
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with temporary.open("w+b") as file:
             torch.save(content, file)
+            _add_digest(file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         # torch reports a full disk as a RuntimeError of its zip writer
         if temporary.exists():
@@ -54,19 +65,84 @@ def read_checkpoint(path: str | Path) -> dict:
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint")
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # compares every record with its CRC-32
-        content = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            damaged = _damage(file)
+            file.seek(0)
+            content = None if damaged else torch.load(file, map_location="cpu", weights_only=True)
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path}: truncated or not a checkpoint ({error}); use an earlier one") from error
     except Exception as error:  # a damaged file makes the readers raise anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path}: damaged or not a checkpoint of this project ({reason}); use another one") from error
     if damaged:
-        raise ValueError(f"{path}: damaged (checksum of {damaged} differs); use an earlier checkpoint")
+        raise ValueError(f"{path}: damaged ({damaged}); use an earlier checkpoint")
     if not isinstance(content, dict) or not {"stage", "step", "weights"} <= content.keys():
         raise ValueError(f"{path}: not a checkpoint of this project (no stage, step or weights)")
     return content
+
+
+def _add_digest(file: BinaryIO) -> None:
+    """Makes the SHA-256 of an archive the comment at its end."""
+    file.seek(-2, os.SEEK_END)
+    file.write(struct.pack("<H", DIGEST))
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+    file.seek(0, os.SEEK_END)
+    file.write(digest.encode())
+
+
+def _damage(file: BinaryIO) -> str | None:
+    """What is wrong with the bytes of a checkpoint, None if nothing is. Raises what `zipfile` does if it is no archive.
+
+    Archives that end without a comment were written before there were digests; their CRC-32s are compared.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - END_RECORD))
+    ending = file.read()
+    if size < END_RECORD or (ending.startswith(b"PK\5\6") and ending.endswith(b"\0\0")):
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+        return damaged and f"checksum of {damaged} differs"
+    file.seek(max(0, size - END_RECORD - DIGEST))
+    ending = file.read(END_RECORD)
+    if not ending.startswith(b"PK\5\6"):
+        raise zipfile.BadZipFile("it does not end as one does")
+    digest, left = hashlib.sha256(), size - DIGEST
+    file.seek(0)
+    while left:
+        part = file.read(min(left, 2**20))
+        digest.update(part)
+        left -= len(part)
+    return None if file.read() == digest.hexdigest().encode() else "its checksum differs"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the names in a folder last through a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a run that was killed while saving has left: temporary files, and discriminators without their G."""
+    unfinished = [*folder.glob("[GD]_*.pth.tmp")]
+    unfinished += [path for path in folder.glob("D_step*.pth") if not path.with_name("G" + path.name[1:]).exists()]
+    for path in unfinished:
+        log.info("%s: not finished when its run ended, removed", path)
+        path.unlink()
+
+
+def set_aside_after(folder: Path, step: int) -> None:
+    """Renames the pairs of later steps to `<name>.aside`: a run that goes on from `step` must not take them for its
+    own."""
+    for later in saved_steps(folder):
+        for path in (checkpoint_path(folder, network, later) for network in ("G", "D")):
+            if later > step and path.exists():
+                aside = path.with_name(path.name + ".aside")
+                log.warning("%s: not gone on from, set aside as %s", path, aside.name)
+                path.replace(aside)
 
 
 def newest_checkpoint(folder: str | Path) -> tuple[dict, dict | None] | None:

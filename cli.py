@@ -1,5 +1,7 @@
-"""What every command line shares: logging to the console, and one clear sentence for a user's mistake."""
+"""What every command line shares: logging to the console, one clear sentence for a user's mistake, and the arguments
+that all training scripts have."""
 
+import argparse
 import importlib.util
 import logging
 import sys
@@ -28,3 +30,24 @@ def _beside_progress_bars() -> AbstractContextManager:
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     return logging_redirect_tqdm()
+
+
+def stage_arguments(description: str) -> argparse.ArgumentParser:
+    """The command line that every training script has."""
+    parser = argparse.ArgumentParser(description=description.split("\n")[0])
+    parser.add_argument("-c", "--config", required=True, help="JSON config, e.g. configs/ipa_tts.json")
+    parser.add_argument("-m", "--model", required=True, help="name of the model: checkpoints/<model>, logs/<model>")
+    parser.add_argument("--resume", default="auto", help="auto (go on where a checkpoint is), none, or a G file")
+    parser.add_argument("--weights-from", metavar="G_FILE",
+                        help="start from the weights of another run, or of an exported voice's folder (fine-tuning)")
+    parser.add_argument("--max-steps", type=positive, help="stop at this step instead of the config's max_steps")
+    parser.add_argument("--test-mode", action="store_true", help="10 steps on a handful of clips")
+    parser.add_argument("--profile", action="store_true", help="say at the end where a step's time goes")
+    return parser
+
+
+def positive(value: str) -> int:
+    """For argparse: a whole number over 0."""
+    if int(value) < 1:
+        raise argparse.ArgumentTypeError(f"{value}: must be at least 1")
+    return int(value)

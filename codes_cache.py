@@ -12,6 +12,7 @@ from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets, load_from_disk
 
+from arrow_files import read_rows
 from code_shards import CODES as FEATURES
 from code_shards import COMMAND, load_shards, shards_of, with_arrays, write_shards
 
@@ -36,7 +37,7 @@ def load_codes(folder: str | Path, fingerprint: str) -> Dataset:
     try:
         if info.get("storage") == "parquet":
             return load_shards(shards_of(str(folder)))
-        return with_arrays(load_from_disk(str(folder)))
+        return with_arrays(read_rows(folder, FEATURES))
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder}: damaged ({error}); delete it, then: {COMMAND}") from error
 

@@ -4,10 +4,12 @@ import logging
 import math
 import os
 import signal
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -187,7 +189,8 @@ class BatchStream:
 def stream_batches(dataset: Dataset, stream: BatchStream, collate: Callable, workers: int) -> Callable[[int], Iterable]:
     """What `Run.fit` takes: a function from the number of batches done to the batches that follow.
 
-    These raise ValueError for a clip that cannot be read, whichever process has met it.
+    These raise ValueError, naming the clip, for one that cannot be read or prepared, whichever process has met it.
+    `dataset` has `draw(draw)`, the item, and `paths(draw)`, of which clips it is.
     """
 
     def batches(done: int) -> Iterator[dict]:
@@ -196,7 +199,7 @@ def stream_batches(dataset: Dataset, stream: BatchStream, collate: Callable, wor
             # its own, so that the random state of training is the same with and without a resume
             generator=torch.Generator(), worker_init_fn=leave_signals_to_the_main_process,
         )
-        for batch in loader:
+        for batch in loaded(loader):
             if isinstance(batch, ValueError):
                 raise batch
             yield batch
@@ -205,17 +208,46 @@ def stream_batches(dataset: Dataset, stream: BatchStream, collate: Callable, wor
 
 
 class _Batches(Dataset):
-    """What DataLoader indexes with lists of draws. A clip's ValueError is handed on, since DataLoader would bury its
-    sentence in a traceback."""
+    """What DataLoader indexes with lists of draws. What goes wrong with a clip is handed on as a ValueError, since
+    DataLoader would bury its sentence in a traceback, and other errors do not name the clip."""
 
     def __init__(self, dataset: Dataset, collate: Callable):
         self.dataset, self.collate = dataset, collate
 
     def __getitem__(self, draws: list[Draw]) -> dict | ValueError:
         try:
-            return self.collate([self.dataset.draw(draw) for draw in draws])
+            return self.collate([draw_item(self.dataset, draw) for draw in draws])
         except ValueError as error:
             return error
+
+
+def draw_item(dataset: Dataset, draw: Draw) -> Any:
+    """What `dataset.draw(draw)` gives. ValueError names the clip, or the clips, that cannot be read or prepared."""
+    try:
+        return dataset.draw(draw)
+    except Exception as error:  # whatever a recording or a line of text can bring about
+        paths = dataset.paths(draw)
+        if isinstance(error, ValueError) and any(path in str(error) for path in paths):
+            raise
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise ValueError(f"{' or '.join(paths)}: cannot be prepared for training ({type(error).__name__}: {error}, in "
+                         f"{Path(place.filename).name} line {place.lineno}); mend or replace the recording, or leave "
+                         "it out of the filelist") from error
+
+
+def loaded(loader: DataLoader) -> Iterator:
+    """What a loader gives. ValueError where one of its processes was killed."""
+    # an iterator of its own, whose errors are not those of who takes the batches
+    batches = iter(loader)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            raise ValueError(f"a process that loads data has ended ({str(error).splitlines()[0]}): did memory suffice? "
+                             "Lower data.workers, or the stage's batch_size") from error
+        yield batch
 
 
 def leave_signals_to_the_main_process(_worker: int) -> None:
@@ -261,6 +293,9 @@ class WaveSegments(Dataset):
         """{wave (samples,), speaker, name}, with codes {codes (n_codebooks, window), code_length, start}, with mels
         {predicted_mel (n_mels, frames)}, with f0 {f0 (frames,)}."""
         return self.segment(draw.index, self.first_frame(draw))
+
+    def paths(self, draw: Draw) -> list[str]:
+        return [str(self.clips[draw.index].path)]
 
     def first_frame(self, draw: Draw) -> int:
         """The mel frame of the clip that the drawn segment begins at."""
@@ -311,6 +346,9 @@ class WaveClips(Dataset):
     def draw(self, draw: Draw) -> dict:
         return self[draw.index]
 
+    def paths(self, draw: Draw) -> list[str]:
+        return [str(self.clips[draw.index].path)]
+
     def __getitem__(self, index: int) -> dict:
         clip = self.clips[index]
         return {
@@ -336,6 +374,9 @@ class CodeSequences(Dataset):
 
     def draw(self, draw: Draw) -> dict:
         return self[draw.index]
+
+    def paths(self, draw: Draw) -> list[str]:
+        return [self.rows[draw.index]["path"]]
 
     def __getitem__(self, index: int) -> dict:
         row = self.rows[index]

@@ -15,7 +15,9 @@ import json
 import shutil
 from pathlib import Path
 
-from datasets import Dataset, Features, List, Value, load_from_disk
+from datasets import Dataset, Features, List, Value
+
+from arrow_files import read_rows
 
 INFO_FILE = "durations.json"
 COMMAND = "python3 align.py -c CONFIG -m MODEL"
@@ -45,7 +47,7 @@ def load_durations(folder: str | Path, fingerprint: str) -> Dataset:
         if info["fingerprint"] != fingerprint:
             raise ValueError(f"the audio section or the symbol table has changed since: {info['fingerprint']} there, "
                              f"{fingerprint} here")
-        return load_from_disk(str(folder))
+        return read_rows(folder, FEATURES)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{folder}: cannot be used ({error}); delete it, then: {COMMAND}") from error
 

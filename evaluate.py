@@ -28,7 +28,6 @@ from torch import Tensor
 import cli
 from synthesis import is_trained
 from synthesis.synthesizer import Synthesizer, model_folder
-from training import positive
 
 
 def speaker_of(model: str, checkpoints: Path, seed: int):
@@ -58,7 +57,7 @@ def main() -> None:
     parser.add_argument("-i", "--input", type=Path, nargs="+", required=True, metavar="FILELIST")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these; all that can be made if not given")
-    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N lines of each speaker")
+    parser.add_argument("--limit", type=cli.positive, metavar="N", help="only the first N lines of each speaker")
     parser.add_argument("-l", "--language", default="en-us", help="of lines that name none (espeak-ng's name)")
     parser.add_argument("--recognizer", type=Path, metavar="FOLDER",
                         help="Whisper or CTC model in transformers format; PocketSphinx, for English, if not given")

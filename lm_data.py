@@ -180,6 +180,9 @@ class RowSequences(Dataset):
             room -= taken
         return items
 
+    def paths(self, draw: Draw) -> list[str]:
+        return [self.clips.rows[i]["path"] for i in self.rows[draw.index]]
+
     def _voice(self, index: int, room: int, random: np.random.Generator) -> torch.Tensor | None:
         """The last frames (n_codebooks, frames) of another clip of the speaker of clip `index`, if there is one and
         room for it."""
@@ -205,6 +208,9 @@ class SpokenSegments(Dataset):
 
     def draw(self, draw: Draw) -> dict:
         return self.segment(draw.index, self.segments.first_frame(draw))
+
+    def paths(self, draw: Draw) -> list[str]:
+        return self.segments.paths(draw)
 
     def segment(self, index: int, first_frame: int) -> dict:
         """{wave (samples,), text, codes (n_codebooks, frames), speaker, language, start, name}: the segment of clip

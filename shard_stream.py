@@ -15,7 +15,15 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from code_shards import Shards, TableRows, read_shards
-from data_utils import BatchStream, CodeSequences, Draw, Resumed, leave_signals_to_the_main_process
+from data_utils import (
+    BatchStream,
+    CodeSequences,
+    Draw,
+    Resumed,
+    draw_item,
+    leave_signals_to_the_main_process,
+    loaded,
+)
 from lm_data import CURRICULUM_PARTS, RowSequences, collate_rows, collate_single, pack_rows
 
 
@@ -171,7 +179,7 @@ class PoolBatches(Dataset):
         sorted_together = [batches[i : i + BatchStream.POOL] for i in range(0, pool.n_batches, BatchStream.POOL)]
         batches = [batch for part in sorted_together for batch in _by_length(part, totals)]
         for i in random.permutation(pool.n_batches)[pool.start : pool.stop]:
-            rows = [dataset.draw(Draw(row, hash((pool.seed, row)) & 0x7FFFFFFF)) for row in batches[i].tolist()]
+            rows = [draw_item(dataset, Draw(row, hash((pool.seed, row)) & 0x7FFFFFFF)) for row in batches[i].tolist()]
             yield {key: value.numpy() if torch.is_tensor(value) else value
                    for key, value in self.layout.collate(rows).items()}
 
@@ -200,7 +208,7 @@ class PoolBatches(Dataset):
                 prefetch_factor=1 if workers else None, generator=torch.Generator(),
                 worker_init_fn=leave_signals_to_the_main_process,
             )
-            for of_pool in loader:
+            for of_pool in loaded(loader):
                 if isinstance(of_pool, ValueError):
                     raise of_pool
                 for batch in of_pool:

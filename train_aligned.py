@@ -23,7 +23,7 @@ from mel_processing import griffin_lim
 from models import build_aligned_tts
 from plotting import mel_figure
 from text import build_frontend
-from training import Run, stage_arguments
+from training import Run
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ OPTIONAL_LOSSES = {"flow": "flow", "stop": "autoregressive"}  # the decoder that
 
 
 def main() -> None:
-    arguments = stage_arguments(__doc__).parse_args()
+    arguments = cli.stage_arguments(__doc__).parse_args()
     train(load_config(arguments.config), arguments)
 
 
@@ -127,7 +127,8 @@ def train(config: Config, arguments) -> None:
     )
     batches = stream_batches(dataset, stream, collate_items, config.data.workers)
     longest_batch = collate_items([dataset.draw(draw) for draw in stream.longest()])
-    run.fit(batches, stream.batches_per_epoch, longest_batch, training_step, validate)
+    run.fit(batches, stream.batches_per_epoch, longest_batch, training_step, validate,
+            lambda batch: float(batch["mel_lengths"].sum()))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from models.discriminators import MelPatchDiscriminator
 from models.layers.fsq import perplexity
 from plotting import mel_figure, usage_figure
 from text import build_frontend
-from training import Run, stage_arguments
+from training import Run
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ ACTIVE_VARIANCE = 0.01  # a latent whose mean varies less over clips carries not
 
 
 def main() -> None:
-    arguments = stage_arguments(__doc__).parse_args()
+    arguments = cli.stage_arguments(__doc__).parse_args()
     train(load_config(arguments.config), arguments)
 
 
@@ -185,7 +185,8 @@ def train(config: Config, arguments) -> None:
     )
     batches = stream_batches(dataset, stream, collate_items, config.data.workers)
     longest_batch = collate_items([dataset.draw(draw) for draw in stream.longest()])
-    run.fit(batches, stream.batches_per_epoch, longest_batch, training_step, validate)
+    run.fit(batches, stream.batches_per_epoch, longest_batch, training_step, validate,
+            lambda batch: float(batch["wave_lengths"].sum()))
 
 
 def whole_frames(mel: Tensor, stride: int) -> Tensor:

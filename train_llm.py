@@ -26,7 +26,7 @@ from models.codec import MelCodec
 from models.layers.sampling import Sampling
 from shard_stream import Layout
 from text import build_frontend
-from training import Run, stage_arguments
+from training import Run
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def loss_weights_at(stage: LLMStage, step: int) -> dict[str, float]:
 
 
 def main() -> None:
-    arguments = stage_arguments(__doc__).parse_args()
+    arguments = cli.stage_arguments(__doc__).parse_args()
     train(load_config(arguments.config), arguments)
 
 
@@ -148,7 +148,12 @@ def train(config: Config, arguments) -> None:
         layout, sequences, stage.seed, run.accelerator.process_index, run.accelerator.num_processes,
         stage.curriculum_steps * stage.gradient_accumulation, config.data,
     )
-    run.fit(batches, batches_per_epoch, longest_batch, training_step, validate)
+
+    def targets_in(batch: dict) -> float:
+        """Codes that are predicted, and one end for each clip."""
+        return float((batch["codes_lengths"] * codec.n_codebooks + 1).sum())
+
+    run.fit(batches, batches_per_epoch, longest_batch, training_step, validate, targets_in)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ from models.vocoder import load_published_vocos
 from plotting import mel_figure
 from prosody import fundamental_frequency
 from text import build_frontend
-from training import Run, stage_arguments
+from training import Run
 from vocoder_step import vocoder_loss_weights, vocoder_step
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ VALIDATION_SECONDS = 3.0
 
 
 def main() -> None:
-    arguments = stage_arguments(__doc__).parse_args()
+    arguments = cli.stage_arguments(__doc__).parse_args()
     train(load_config(arguments.config), arguments)
 
 

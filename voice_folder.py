@@ -118,7 +118,10 @@ def read_stage(folder: Path, stage: str) -> dict:
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != entry.sha256:
         raise ValueError(f"{path}: damaged, or of another voice than {MODEL_FILE} beside it; export the voice again")
-    stored = safetensors.torch.load(content)
+    try:
+        stored = safetensors.torch.load(content)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path}: holds no weights ({error}); export the voice again") from error
     weights = {name: _single(name, stored) for name in stored if not name.endswith(SCALE)}
     metadata = entry.metadata
     if metadata["config"]["text"]["lexicon"]:

@@ -48,6 +48,9 @@ class AlignedClips(Dataset):
     def draw(self, draw: Draw) -> dict:
         return self[draw.index]
 
+    def paths(self, draw: Draw) -> list[str]:
+        return [str(self.clips[draw.index].path)]
+
     def row(self, index: int, of_units: list[int], score: float) -> dict:
         """What `durations_cache` keeps of a clip whose units have so many frames."""
         clip, durations = self.clips[index], symbol_durations(self.units[index], of_units)

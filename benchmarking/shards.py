@@ -30,7 +30,6 @@ from config import Config, load_config
 from data_utils import CodeSequences
 from shard_stream import Layout, PoolBatches, ShardStream
 from text import Frontend, build_frontend
-from training import positive
 
 log = logging.getLogger(__name__)
 
@@ -130,10 +129,10 @@ def resident_gb() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-c", "--config", required=True, help="JSON config: sizes, packing and batch size")
-    parser.add_argument("--clips", type=positive, default=1_000_000)
+    parser.add_argument("--clips", type=cli.positive, default=1_000_000)
     parser.add_argument("--folder", type=Path, default=Path("outputs/shards"), help="where the generated shards go")
     parser.add_argument("--workers", type=int, help="default: data.workers of the config")
-    parser.add_argument("--steps", type=positive, default=5, help="training steps that are timed")
+    parser.add_argument("--steps", type=cli.positive, default=5, help="training steps that are timed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     arguments = parser.parse_args()
     config = load_config(arguments.config)

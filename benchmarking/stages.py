@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from benchmarking.machine import peak_memory_gb, precision_of, seconds_of
 from benchmarking.networks import build_aligned, build_codec, build_lm, chain_sizes, codec_sizes, systems_of
+from cli import stage_arguments
 from config import CodecStage, Config, MelCodecConfig, VocoderStage
 from data_utils import DEFAULT_SPEAKER, Clip, CodeSequences, Draw, WaveSegments, collate_items
 from lm_data import SpokenSegments
@@ -23,7 +24,7 @@ from models import build_wave_generator
 from models.discriminators import build_discriminators
 from models.token_lm import CONDITIONS
 from prosody import fundamental_frequency
-from training import Run, stage_arguments
+from training import Run
 from vocoder_step import vocoder_loss_weights, vocoder_step
 
 WARM_UP_STEPS = 2
@@ -56,9 +57,9 @@ def measure_training(config: Config, name: str, steps: int) -> dict:
         one_step = partial(run.train_step, itertools.repeat(batch), prepared.training_step)
         warm = 0
         while warm < WARM_UP_STEPS:
-            skipped = run.skipped  # fp16 skips steps until its loss scale fits
+            skipped = run.skipped.total  # fp16 skips steps until its loss scale fits
             one_step()
-            warm += run.skipped == skipped
+            warm += run.skipped.total == skipped
         times = [seconds_of(one_step) for _ in range(steps)]
         run.close()
     return {

@@ -1,4 +1,4 @@
-"""config.py: every shipped config loads, and every mistake is named with its path and the mend."""
+"""config: every shipped config loads, and every mistake is named with its path and the mend."""
 
 import json
 from pathlib import Path

@@ -1,30 +1,26 @@
 """Half the steps, a resume, and the other half give exactly what all steps at once give."""
 
+import json
+import logging
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import run_script, write_config
-from test_training import METADATA, fit, make_run
+from test_training import METADATA, fit, make_run, step
 
 from checkpoints import read_checkpoint
 from config import AudioConfig
+from kill_test import curves, differences_in
 
 
-def assert_same(first, second, where: str = "") -> None:
+def assert_same(first, second) -> None:
     """Bit for bit, whatever is nested in whatever."""
-    if torch.is_tensor(first):
-        assert torch.equal(first, second), where
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys(), where
-        for key in first:
-            assert_same(first[key], second[key], f"{where}.{key}")
-    elif isinstance(first, list | tuple):
-        assert len(first) == len(second), where
-        for i, (one, other) in enumerate(zip(first, second, strict=True)):
-            assert_same(one, other, f"{where}[{i}]")
-    else:
-        assert first == second, where
+    assert not differences_in(first, second, "content")
 
 
 HIDDEN = {"conditioning": "hidden", "segment_frames": 24, "adversarial_frames": 12}
@@ -94,3 +90,74 @@ def test_what_does_not_fit_is_not_resumed(tmp_path):
             make_run(tmp_path, **({"discriminator": True} | changes))
     tuned = make_run(tmp_path, METADATA | {"speakers": ["bob"]}, options={"model": "t", "weights_from": last["resume"]})
     assert tuned.step == 0
+
+
+def dropped(run, batch):
+    """A step that draws random numbers."""
+    return step(run, batch | {"x": torch.nn.functional.dropout(batch["x"])})
+
+
+@pytest.mark.parametrize("crash", [1, 4, 7, 8])
+def test_a_run_that_crashes_goes_on_to_the_same_bits_and_curves(tmp_path, crash):
+    """Between two saves, with values that wait to be logged, and the best score found in what is done again."""
+    settings = {"max_steps": 9, "save_interval": 3, "eval_interval": 4, "log_interval": 2, "ema_decay": 0.5,
+                "gradient_accumulation": 2, "keep_last": 1}
+
+    def train(name: str, fails: bool = False) -> None:
+        def watched(run, batch):
+            if fails and run.step == crash and not run._trial:
+                raise ZeroDivisionError
+            return dropped(run, batch)
+
+        fit(make_run(tmp_path, options={"model": name}, **settings), watched, lambda run: {"score": 1 / (1 + run.step)})
+
+    train("whole")
+    with pytest.raises(ZeroDivisionError):
+        train("crashed", fails=True)
+    train("crashed")
+    for name in ("G_step9.pth", "G_best.pth"):
+        whole, crashed = (read_checkpoint(tmp_path / "checkpoints" / model / "codec" / name)
+                          for model in ("whole", "crashed"))
+        assert_same(whole, crashed)
+    whole, crashed = (curves(tmp_path / "logs" / model / "codec") for model in ("whole", "crashed"))
+    assert [point[0] for point in whole["training/loss"]] == [2, 4, 6, 8, 9]
+    assert_same(whole, crashed)
+
+
+def test_pairs_after_the_one_that_is_gone_on_from_are_set_aside(tmp_path, caplog):
+    fit(make_run(tmp_path, max_steps=6, keep_last=9))
+    folder = tmp_path / "checkpoints/toy/codec"
+    damaged = bytearray((folder / "G_step6.pth").read_bytes())
+    damaged[300] ^= 1
+    (folder / "G_step6.pth").write_bytes(damaged)
+    with caplog.at_level(logging.WARNING):
+        run = make_run(tmp_path, max_steps=5, keep_last=1)
+    assert "G_step6.pth: damaged (its checksum differs)" in caplog.text
+    assert "G_step6.pth: not gone on from, set aside as G_step6.pth.aside" in caplog.text
+    assert run.step == 4
+    fit(run)
+    # of a number below the damaged one's, and yet the newest
+    assert sorted(path.name for path in folder.glob("*_step*")) == ["G_step5.pth", "G_step6.pth.aside"]
+    (folder / "G_step5.pth").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"toy/codec: none of 1 checkpoints is whole"):
+        make_run(tmp_path)
+
+
+def test_killed_trainings_end_where_unbroken_ones_do(tmp_path):
+    command = [sys.executable, Path(__file__).parents[1] / "kill_test.py", "-o", tmp_path / "kills", "--kills", "3",
+               "--stages", "codec"]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+                          timeout=280)
+    assert done.returncode == 0, done.stderr
+    result, = json.loads((tmp_path / "kills/kills.json").read_text())
+    assert (result["kills"], result["differences"]) == (3, 0)
+    assert result["moments"] == {"starting": 1, "training": 1, "saving": 1}
+
+
+def test_different_bits_are_found():
+    first = {"a": [torch.zeros(2), 1.0], "b": (2, "c")}
+    assert not differences_in(first, {"a": [torch.zeros(2), 1.0], "b": (2, "c")}, "x")
+    for other, where in (({"a": [torch.tensor([0.0, 1e-30]), 1.0], "b": (2, "c")}, "x.a[0]"),
+                         ({"a": [torch.zeros(2).double(), 1.0], "b": (2, "c")}, "x.a[0]"),
+                         ({"a": [torch.zeros(2), 1.0], "b": (2, "d")}, "x.b[1]"), ({"a": []}, "x")):
+        assert differences_in(first, other, "x") == [where]

@@ -73,7 +73,8 @@ def load_pretrained_backbone(body: "PreTrainedModel", folder: str | Path) -> Non
         raise ValueError(f"{folder}: no {name} in it; {mend} (or set llm.pretrained to null)")
     _check_architecture(body.config, _read_config(folder, kind), folder)
     try:
-        pretrained, report = type(body).from_pretrained(folder, local_files_only=True, output_loading_info=True)
+        pretrained, report = type(body).from_pretrained(folder, local_files_only=True, use_safetensors=True,
+                                                        output_loading_info=True)
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{folder}: its weights cannot be read ({reason}); {again}") from error
