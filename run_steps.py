@@ -14,6 +14,7 @@ from batch_parts import clips_in, split_batch
 from guards import is_out_of_memory, memory_advice, named
 from random_state import random_state, set_random_state
 from run_state import RunState
+from sharding import whole
 from step_clock import StepClock
 from step_memory import SavedTensors, step_gigabytes
 
@@ -65,7 +66,7 @@ class RunSteps(RunState):
         if not self.accelerator.sync_gradients:
             return
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = float(self.accelerator.clip_grad_norm_(parameters, self.stage.grad_clip))
+        norm = float(whole(self.accelerator.clip_grad_norm_(parameters, self.stage.grad_clip)))
         self.values[f"gradient_norm/{name}"].append(norm)
         finite = self.skipped.is_finite(name, self.step, norm, self.accelerator)
         if not finite:
