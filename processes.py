@@ -4,6 +4,7 @@ Without a launcher there is one process, and nothing here communicates. All func
 be called by all processes alike; they raise ValueError where another process has ended.
 """
 
+import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +14,6 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from accelerate import PartialState
-from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
 from launcher import process_count
@@ -32,20 +31,24 @@ def on_cpu() -> bool:
     return not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
 
 
-def patience() -> InitProcessGroupKwargs:
-    """For `Accelerator(kwargs_handlers=...)`."""
-    return InitProcessGroupKwargs(timeout=PATIENCE)
-
-
 def join() -> torch.device:
     """Meets the other processes of this command, if there are any; the device of this one."""
     if process_count() == 1:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    from accelerate import PartialState  # here, as every network's module imports this one, and one process needs none
+
+    if not dist.is_initialized():
+        atexit.register(_leave)
     return PartialState(cpu=on_cpu(), timeout=PATIENCE).device
 
 
-def leave() -> None:
-    """The end of all communication, after which this process may end."""
+def use_own_gpu() -> None:
+    """Makes "cuda" the GPU of this process of its machine, without meeting the others."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+def _leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -166,6 +169,16 @@ def of_all(value: Value) -> list[Value]:
     with _ended_otherwise():
         dist.all_gather_object(values, value)
     return values
+
+
+def to_main(value: Value) -> list[Value]:
+    """Every process's value, in order, in the main process; an empty list in the others."""
+    if not several():
+        return [value]
+    values: list | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    with _ended_otherwise():
+        dist.gather_object(value, values)
+    return values or []
 
 
 @contextmanager

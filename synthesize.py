@@ -28,10 +28,12 @@ from torch import Tensor
 import cli
 from data_utils import DEFAULT_LANGUAGE, DEFAULT_SPEAKER, read_filelist
 from decoding.weights import PRECISIONS
+from launcher import own_part
 from mel_processing import audio_format, log_mel, save_audio
 from models.aligned_tts import Prosody
 from models.layers.sampling import Sampling
 from plotting import mel_figure, save_figure
+from processes import use_own_gpu
 from synthesis.synthesizer import BATCH_SIZE, RETRIES, Synthesizer
 from synthesis.timings import check_timings_path, save_timings
 from synthesis.writing import write_file, write_pcm
@@ -127,7 +129,7 @@ def synthesize_filelist(synthesizer: Synthesizer, path: Path, folder: Path, opti
         except ValueError as error:
             raise ValueError(f"{path}, {clip.path.name}: {error}") from error
         lines[clip.path.stem] = clip.text, language, speaker
-    for name, (text, language, speaker) in lines.items():
+    for name, (text, language, speaker) in own_part(list(lines.items())):
         started, target = time.perf_counter(), folder / f"{name}.wav"
         try:
             speech = synthesizer.speak(text, language, speaker, input_type=options.input_type, **spoken_with(options))
@@ -191,6 +193,7 @@ def main() -> None:
     # oneDNN keeps what it compiled for each of the last 1024 shapes, and sentences have as many lengths
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     if options.input:
+        use_own_gpu()
         synthesize_filelist(load_synthesizer(options.model, options.precision), options.input, options.output, options)
         return
     progressive = options.text_file or options.output == STANDARD_OUTPUT

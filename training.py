@@ -27,7 +27,7 @@ from batch_parts import clips_in
 from config import StageConfig
 from launcher import process_count
 from optimization import learning_rate_at
-from processes import alone, any_of, from_main, on_cpu, patience
+from processes import alone, any_of, from_main, join, on_cpu, wait
 from random_state import random_state, set_random_state
 from run_logs import RunLogs
 from run_state import lock_folder
@@ -54,6 +54,7 @@ class Run(RunSteps):
         _check_machine(stage_name, stage)
         folder, log_folder = (Path(root) / kind / arguments.model / stage_name for kind in ("checkpoints", "logs"))
         folder.mkdir(parents=True, exist_ok=True)
+        join()
         accelerator = Accelerator(
             cpu=process_count() > 1 and on_cpu(),
             mixed_precision={"fp32": "no"}.get(stage.precision, stage.precision),
@@ -61,7 +62,7 @@ class Run(RunSteps):
             log_with=["tensorboard", *(["wandb"] if stage.wandb else [])],
             project_config=ProjectConfiguration(logging_dir=str(log_folder.parent)),
             # all buffers are constants, or kept alike by their own layers
-            kwargs_handlers=[patience(), DistributedDataParallelKwargs(broadcast_buffers=False)],
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         if stage.halve_batches and accelerator.num_processes > 1:
             raise ValueError(f"train.{stage_name}.halve_batches is for one process, as the others would wait for it; "
@@ -131,6 +132,7 @@ class Run(RunSteps):
         try:
             self.measure_memory(longest_batch, training_step)
             self._train(batches, steps_per_epoch, training_step, validate, weigh)
+            wait()  # what comes next may read what the main process has saved
         except OSError as error:  # of the logs, on a full disk; checkpoints say so themselves
             raise ValueError(f"{self.folder}: training ended at step {self.step} ({error}); its checkpoints are kept; "
                              "when that is mended, the same command goes on from the last one") from error

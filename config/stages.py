@@ -91,6 +91,12 @@ class LLMStage(SpokenStage):
     text_loss_steps: Positive | None = None
     """The weight of text falls linearly to 0 over so many steps; null: constant."""
 
+    @model_validator(mode="after")
+    def check(self):
+        if self.shard and self.precision == "fp16":
+            raise ValueError("shard and precision fp16 do not go together: set precision to bf16, or shard to false")
+        return self
+
 
 class VocoderStage(SpokenStage):
     """train.vocoder"""
