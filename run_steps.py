@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from batch_parts import clips_in, split_batch
 from guards import is_out_of_memory, memory_advice, named
+from processes import add_up_
 from random_state import random_state, set_random_state
 from run_state import RunState
 from sharding import whole
@@ -100,6 +101,12 @@ class RunSteps(RunState):
         parts = [[(batch, 1.0)] if self.parts == 1 else split_batch(batch, self.parts, weigh) for batch in batches]
         # counted from here, since a step that is tried anew has other parts
         self.accelerator.step, self.accelerator.gradient_accumulation_steps = 0, sum(map(len, parts))
+        # by what each of the accumulated batches has in all processes, as if they were one batch
+        totals = torch.tensor([float(weigh(batch)) for batch in batches], device=self.device)
+        add_up_(totals)
+        of_batches = (totals / totals.mean()).tolist() if len(batches) > 1 else [1.0]
+        parts = [[(part, share * weight) for part, share in of_batch]
+                 for of_batch, weight in zip(parts, of_batches, strict=True)]
         for part, weight in itertools.chain.from_iterable(parts):
             self._clips = part.get("name", [])
             self._share = weight * self.accelerator.gradient_accumulation_steps / len(batches)
