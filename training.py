@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, ProjectConfiguration
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -64,6 +64,10 @@ class Run(RunSteps):
             # all buffers are constants, or kept alike by their own layers
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
+        launched_as = accelerator.distributed_type
+        if launched_as not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+            raise ValueError(f"accelerate's distributed_type is {launched_as.value}: use one of "
+                             "configs/accelerate (MULTI_GPU); for FSDP set train.llm.shard in the JSON config")
         if stage.halve_batches and accelerator.num_processes > 1:
             raise ValueError(f"train.{stage_name}.halve_batches is for one process, as the others would wait for it; "
                              "set it to false, and lower batch_size")

@@ -44,7 +44,7 @@ LIBRARIES = {
                 "synthesis", "training_logs", "voice_folder"},
     "onnx_runner": {"onnx_runner", "config", "decoding.repetition", "names", "text"},
 }
-NETWORK_PARTS = {"models.layers", "config", "mel_processing"}
+NETWORK_PARTS = {"models.layers", "config", "mel_processing", "processes"}
 
 
 def sources(*folders: str) -> list[Path]:
