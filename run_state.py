@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from checkpoints import (
     BEST_FILE,
@@ -85,6 +86,9 @@ class RunState:
                 continue
             prepared = self.accelerator.prepare(self._networks[name], self.optimizers[name])
             self._networks[name], self.optimizers[name] = prepared
+            if isinstance(prepared[0], DistributedDataParallel):
+                # all buffers are constants, or kept alike by their own layers
+                prepared[0].forward_sync_buffers = False
         if stage.ema_decay and not blocks:
             self.ema = self._average_of(self.unwrapped())
         if restored:

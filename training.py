@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, ProjectConfiguration
+from accelerate.utils import DistributedType, ProjectConfiguration
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -61,8 +61,6 @@ class Run(RunSteps):
             gradient_accumulation_steps=stage.gradient_accumulation,
             log_with=["tensorboard", *(["wandb"] if stage.wandb else [])],
             project_config=ProjectConfiguration(logging_dir=str(log_folder.parent)),
-            # all buffers are constants, or kept alike by their own layers
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         launched_as = accelerator.distributed_type
         if launched_as not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
