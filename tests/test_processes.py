@@ -16,6 +16,7 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from conftest import run_script, write_config
+from test_resume import assert_same
 
 from checkpoints import read_checkpoint, saved_steps
 from codes_cache import load_codes, read_info
@@ -64,11 +65,16 @@ def commands(folder: str, batch_size: int) -> list[list[str]]:
             shutil.copytree(f"{folder}/checkpoints/tiny/{earlier}", f"{folder}/checkpoints/{model}/{earlier}")
         scripts = {"aligner": "align"}
         made += [[scripts.get(stage, f"train_{stage}"), "-c", Path(config).name, "-m", model] for stage in stages]
-    shutil.copytree(f"{folder}/checkpoints/tiny/codec", f"{folder}/checkpoints/stopped/codec")
+    for model in ("stopped", "whole", "halves"):
+        shutil.copytree(f"{folder}/checkpoints/tiny/codec", f"{folder}/checkpoints/{model}/codec")
+    write_config(f"{folder}/noisy.json", train__llm=STEPS | {"batch_size": batch_size, "log_interval": 3})
     codes = write_config(f"{folder}/codes.json", data={"codes": "codes"})
     return [
         *made,
         ["told_to_stop", "train_llm", "-c", "lm.json", "-m", "stopped"],
+        ["train_llm", "-c", "noisy.json", "-m", "whole"],
+        ["train_llm", "-c", "noisy.json", "-m", "halves", "--max-steps", "2"],
+        ["train_llm", "-c", "noisy.json", "-m", "halves"],
         ["preprocess_mels", "-c", "durations.json", "-m", "durations"],
         ["preprocess_codes", "-c", codes.name, "-m", "tiny"],
         ["synthesize", "-m", "tiny", "-i", "lines.txt", "-o", "spoken", "--temperature", "0"],
@@ -90,7 +96,7 @@ def _both(_built_chain, tmp_path_factory):
         patch.chdir(folder / "one")
         logging.root.setLevel(logging.INFO)  # for train.log
         for command in alone:
-            if command[0] != "told_to_stop":
+            if not {"stopped", "whole", "halves"} & set(command):
                 run_script(*command)
         logging.root.setLevel(level)
     with socket.socket() as free:
@@ -174,6 +180,13 @@ def test_one_process_goes_on_where_two_stopped(both, tmp_path, monkeypatch):
     start, whole, resumed = (read_checkpoint(path)["weights"] for path in (
         folder / "llm/G_step2.pth", both / "one/checkpoints/lm/llm/G_step4.pth", folder / "llm/G_step4.pth"))
     assert_close(whole, resumed, start)
+
+
+def test_two_processes_resume_to_the_same_bits(both):
+    whole, halves = (read_checkpoint(f"two/checkpoints/{model}/llm/G_step4.pth") for model in ("whole", "halves"))
+    for checkpoint in (whole, halves):
+        del checkpoint["training"]["best"]  # the halves are validated in the middle, too
+    assert_same(whole, halves)
 
 
 def test_one_cache_of_codes_mels_and_durations(both):
