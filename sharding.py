@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from launcher import process_count
@@ -16,13 +16,12 @@ from launcher import process_count
 
 def shard(network: nn.Module, blocks: list[nn.Module], device: torch.device, precision: str) -> None:
     """Splits a network in place, block by block: no process ever holds more than one block's weights whole, and those
-    that are in no block. `precision`: fp32 or bf16, in which the blocks compute; weights stay single precision."""
+    that are in no block. `precision`: fp32 or bf16, in which it computes as a whole network does (autocast)."""
     mesh = init_device_mesh(device.type, (process_count(),))
-    policy = MixedPrecisionPolicy()
-    if precision == "bf16":
-        policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32)
     for module in [*blocks, network]:
-        fully_shard(module, mesh=mesh, mp_policy=policy)
+        fully_shard(module, mesh=mesh)
+    if precision == "bf16":
+        network.forward = torch.autocast(device.type, torch.bfloat16)(network.forward)
 
 
 def whole(values: Any) -> Any:
