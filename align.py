@@ -29,10 +29,12 @@ from checkpoints import require_checkpoint, saved_steps
 from config import Config, load_config, parse_config
 from data_utils import BatchStream, Clip, clips_of_length, collate_items, in_turns, read_filelist, stream_batches
 from durations_cache import durations_fingerprint, write_durations
+from launcher import is_main, own_part
 from mel_processing import frames_for, load_audio
 from models import build_aligner, load_network
 from models.aligner import Aligner
 from models.layers.alignment import beta_binomial_prior, forward_sum_loss
+from processes import join, to_main, wait
 from text import Frontend, build_frontend
 from text.phonemes import alignment_units
 from training import Run
@@ -182,9 +184,9 @@ def own_alignments(
     clips = [clip for clip in clips if not strange[clip]]
     dataset = AlignedClips(clips, frontend, checkpoint["speakers"], config.audio)
     skipped += dataset.reasons
-    device, rows = "cuda" if torch.cuda.is_available() else "cpu", {}
+    device, rows = join(), {}
     aligner = aligner.to(device)
-    with tqdm(total=len(dataset), unit="clip", desc="aligning") as progress:
+    with tqdm(total=len(dataset), unit="clip", desc="aligning", disable=not is_main()) as progress:
         for indices, batch in batches_by_length(
             dataset, config.train.aligner.batch_size, config.data.workers, skipped
         ):
@@ -201,7 +203,7 @@ def own_alignments(
 def imported_alignments(config: Config, clips: list[Clip]) -> tuple[list[dict], list[str]]:
     """Rows as of `durations_cache` from the TextGrids in data.alignments, and why other clips are left out."""
     rows, skipped, audio = [], [], config.audio
-    for clip in tqdm(clips, unit="TextGrid"):
+    for clip in tqdm(clips, unit="TextGrid", disable=not is_main()):
         try:
             wave = load_audio(clip.path, audio.sample_rate)
             frames, seconds = frames_for(len(wave), audio), len(wave) / audio.sample_rate
@@ -218,9 +220,24 @@ def imported_alignments(config: Config, clips: list[Clip]) -> tuple[list[dict], 
 
 
 def write_alignments(filelist: str, folder: Path, config: Config, aligned: Callable, source: str) -> None:
-    """Writes what `aligned(clips, frontend)` gives: durations into `folder`, the reports into `<folder>_reports`."""
+    """Writes what `aligned(clips, frontend)` gives: durations into `folder`, the reports into `<folder>_reports`.
+
+    Several processes each align their part of the clips, and the main one writes.
+    """
+    join()
     frontend = build_frontend(config.text)
-    rows, skipped = aligned(clips_of_length(read_filelist(filelist), config.data, filelist), frontend)
+    clips = clips_of_length(read_filelist(filelist), config.data, filelist)
+    own = own_part(clips)
+    parts = to_main(aligned(own, frontend) if own else ([], []))
+    if is_main():
+        place = {str(clip.path): i for i, clip in enumerate(clips)}
+        rows = sorted((row for part, _ in parts for row in part), key=lambda row: place[row["path"]])
+        _write(rows, [reason for _, part in parts for reason in part], filelist, folder, config, source)
+    wait()
+
+
+def _write(rows: list[dict], skipped: list[str], filelist: str, folder: Path, config: Config, source: str) -> None:
+    frontend = build_frontend(config.text)
     for reason in skipped:
         log.warning("left out: %s", reason)
     fingerprint = durations_fingerprint(config.audio.model_dump(), frontend.state())

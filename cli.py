@@ -8,16 +8,22 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
+from launcher import is_main, process_index
+
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a script's `main`. A ValueError or OSError ends in one line `error: ...` and status 2, Ctrl-C in 130."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    """Runs a script's `main`. A ValueError or OSError ends in one line `error: ...` and status 2, Ctrl-C in 130.
+
+    Of several processes, those but the main one say only what goes wrong, and who they are.
+    """
+    who, level = ("", logging.INFO) if is_main() else (f"[process {process_index()}] ", logging.WARNING)
+    logging.basicConfig(level=level, format=f"%(asctime)s {who}%(message)s", datefmt="%H:%M:%S")
     try:
         with _beside_progress_bars():
             main()
     except (ValueError, OSError) as error:  # OSError: a full disk, a folder that may not be written
         logging.getLogger(__name__).debug("traceback", exc_info=True)
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {who}{error}\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

@@ -80,8 +80,9 @@ class CodesWriter:
         if self.partial.exists() and not (source_file.is_file() and json.loads(source_file.read_text()) == source):
             log.info("%s: another codec, filelist or setting, started over", self.partial)
             shutil.rmtree(self.partial)
-        self.partial.mkdir(parents=True, exist_ok=True)
-        _write_json(source_file, source)
+        if not self.partial.exists():
+            self.partial.mkdir(parents=True)
+            _write_json(source_file, source)
 
     def has_shard(self, index: int) -> bool:
         """Whether an earlier run has finished this shard."""

@@ -149,15 +149,19 @@ class BatchStream:
     """The endless stream of training batches, the same for a seed however often it is left and taken up again.
 
     Every epoch is shuffled anew; batches hold items of similar length. Each of `world_size` processes takes its own
-    part of every global batch of `batch_size * world_size` items.
+    part of every global batch of `batch_size * world_size` items, which are those of one process with such batches.
     """
 
     POOL = 16  # batches that are sorted by length together: more saves padding, fewer mixes better
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, rank: int = 0, world_size: int = 1):
         self.lengths, self.seed, self.rank = np.asarray(lengths), seed, rank
-        self.global_size = min(batch_size * world_size, len(lengths))
-        self.batch_size = -(-self.global_size // world_size)
+        if len(lengths) < world_size:
+            raise ValueError(f"{len(lengths)} clips (or packed rows) to train on, and {world_size} processes, each of "
+                             "which needs one: start fewer")
+        # parts of the same size: what is averaged over a part then weighs the same in every process
+        self.batch_size = min(batch_size, len(lengths) // world_size)
+        self.global_size = self.batch_size * world_size
         self.batches_per_epoch = len(lengths) // self.global_size
 
     def epoch(self, epoch: int) -> list[np.ndarray]:

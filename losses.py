@@ -1,4 +1,8 @@
-"""Losses of every stage: pure functions that return a scalar or `{name: scalar}`, and their weighted sum."""
+"""Losses of every stage: pure functions that return a scalar or `{name: scalar}`, and their weighted sum.
+
+Where several processes train together, the mean over them of what each is given is the loss of the whole batch, and
+the mean of their gradients its gradient.
+"""
 
 from collections.abc import Callable
 
@@ -7,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mel_processing import AudioConfig, log_mel, magnitudes
+from processes import all_sum, several, share
 
 Resolutions = tuple[tuple[int, int, int], ...]
 """(n_fft, hop_length, win_length) of each STFT, in samples."""
@@ -22,7 +27,7 @@ MAGNITUDE_FLOOR = 1e-7**0.5
 def token_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy in nats of logits (B, K, S, V) and targets (B, K, S), over the targets but -100; 0 without any."""
     total = F.cross_entropy(logits.flatten(0, 2).float(), targets.flatten(), ignore_index=-100, reduction="sum")
-    return total / (targets != -100).sum().clamp(min=1)
+    return total / share((targets != -100).sum())
 
 
 def mel_l1(mel_a: Tensor, mel_b: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -31,7 +36,7 @@ def mel_l1(mel_a: Tensor, mel_b: Tensor, mask: Tensor | None = None) -> Tensor:
     if mask is None:
         return difference.mean()
     mask = mask.to(difference.dtype)
-    return (difference * mask).sum() / (mask.sum() * difference.shape[1]).clamp(min=1)
+    return (difference * mask).sum() / share(mask.sum() * difference.shape[1])
 
 
 def codec_losses(rebuilt: Tensor, mel: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
@@ -56,7 +61,7 @@ def symbol_ctc(logits: Tensor, lengths: Tensor, symbols: Tensor, symbol_lengths:
     fits = symbols_fit(lengths, symbols, symbol_lengths)
     log_p = logits.float().log_softmax(-1).transpose(0, 1)  # (T, B, n_symbols)
     losses = F.ctc_loss(log_p, symbols, lengths, symbol_lengths, reduction="none", zero_infinity=True)
-    return (losses / symbol_lengths * fits).sum() / fits.sum().clamp(min=1)
+    return (losses / symbol_lengths * fits).sum() / share(fits.sum())
 
 
 def aligned_losses(output, durations: Tensor, pitch: Tensor, energy: Tensor) -> dict[str, Tensor]:
@@ -93,7 +98,7 @@ def duration_loss(log_durations: Tensor, durations: Tensor) -> Tensor:
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """The mean of values over the places where a mask of the same shape is True."""
-    return (values * mask).sum() / mask.sum().clamp(min=1)
+    return (values * mask).sum() / share(mask.sum())
 
 
 def adversarial_loss_generator(fake_outputs: list[Tensor]) -> Tensor:
@@ -137,7 +142,7 @@ def multi_resolution_stft_loss(fake: Tensor, real: Tensor, resolutions: Resoluti
                 magnitudes(wave.float(), n_fft, hop_length, win_length).clamp(min=MAGNITUDE_FLOOR)
                 for wave in (fake, real)
             )
-            convergence = (magnitude_real - magnitude_fake).norm() / magnitude_real.norm()
+            convergence = _norm(magnitude_real - magnitude_fake) / _norm(magnitude_real)
             losses.append(convergence + (magnitude_real.log() - magnitude_fake.log()).abs().mean())
     return _total(losses) / len(resolutions)
 
@@ -193,6 +198,11 @@ def weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor
             f"this stage has exactly {sorted(losses)}"
         )
     return _total(weights[name] * loss for name, loss in losses.items())
+
+
+def _norm(values: Tensor) -> Tensor:
+    """Euclidean norm of all values that the processes have."""
+    return all_sum(values.square().sum()).sqrt() if several() else values.norm()
 
 
 def _total(values) -> Tensor:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,20 @@ def write_mels(folder: str | Path, mels: Iterable[tuple[Path, np.ndarray]], audi
         shutil.rmtree(folder)
     temporary.rename(folder)
     return len(clips)
+
+
+def join_mels(folder: str | Path, parts: Sequence[str | Path], audio: AudioConfig, source: dict) -> int:
+    """What `write_mels` wrote into the folders `parts`, as one, and these removed; returns how many mels there are."""
+    count = write_mels(folder, (clip for part in parts for clip in _mels(part)), audio, source)
+    for part in parts:
+        shutil.rmtree(part)
+    return count
+
+
+def _mels(folder: str | Path) -> Iterator[tuple[Path, np.ndarray]]:
+    frames = np.load(Path(folder) / FRAMES_FILE, mmap_mode="r", allow_pickle=False)
+    for clip in json.loads((Path(folder) / INDEX_FILE).read_text(encoding="utf-8"))["clips"]:
+        yield Path(clip["path"]), frames[clip["start"] : clip["start"] + clip["frames"]]
 
 
 def load_mels(folder: str | Path, paths: Sequence[Path], audio: AudioConfig) -> list[np.ndarray]:

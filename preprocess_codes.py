@@ -5,12 +5,14 @@
 
 Run after preprocess_ipa.py: the last column of the filelists is IPA. An interrupted run goes on where it stopped;
 with the same codec, filelists and recordings nothing is done. With data.codes_storage "parquet" the codes are shards
-that train_llm.py streams; codes that are there already are only stored anew.
+that train_llm.py streams; codes that are there already are only stored anew. Processes that `accelerate launch` starts
+share the work.
 """
 
 import argparse
 import logging
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import datasets
@@ -27,8 +29,10 @@ from code_shards import text_fingerprint
 from codes_cache import MAX_CODEBOOK_SIZE, CodesWriter, content_hash, load_codes, read_info
 from config import DataConfig, load_config
 from data_utils import Clip, read_filelist
+from launcher import is_main, own_part
 from mel_processing import load_audio
 from models import load_codec
+from processes import from_main, join, wait
 from text import Frontend, build_frontend
 
 log = logging.getLogger(__name__)
@@ -60,11 +64,11 @@ def main() -> None:
     if codec.codebook_size > MAX_CODEBOOK_SIZE:
         raise ValueError(f"{arguments.config}: codebooks of {codec.codebook_size} entries; the cache takes up to "
                          f"{MAX_CODEBOOK_SIZE}: use fewer levels and more codebooks")
-    codec = codec.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    codec = codec.eval().to(join())
     folder = Path(config.data.codes)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(folder / ".lock", timeout=0) if is_main() else nullcontext():
             for name, filelist in filelists.items():
                 cache_codes(codec, filelist, clips[name], folder / name, config.data, arguments.batch_size, workers,
                             build_frontend(config.text))
@@ -96,10 +100,13 @@ def cache_codes(
         log.info("%s: made anew: %s", folder,
                  ", ".join(f"{key} was {info.get(key)}, is {source[key]}" for key in changed))
     try:
-        writer = CodesWriter(folder, source, frontend.encode)
+        writer = CodesWriter(folder, source, frontend.encode) if is_main() else None
+        wait()  # the main process clears away what is of another source
         if changed and STORAGE_KEYS.issuperset(changed):
-            n_clips, skipped = writer.put(load_codes(folder, codec.fingerprint), info["skipped"])
+            stored = writer.put(load_codes(folder, codec.fingerprint), info["skipped"]) if writer else None
+            n_clips, skipped = from_main(stored)
         else:
+            writer = writer or CodesWriter(folder, source, frontend.encode)
             n_clips, skipped = _write(writer, codec, clips, data, batch_size, workers)
     except OSError as error:
         raise ValueError(f"{folder}: cannot be written ({error}); free disk space or mend the rights, then run this "
@@ -111,13 +118,15 @@ def _write(
     writer: CodesWriter, codec: nn.Module, clips: list[Clip], data: DataConfig, batch_size: int, workers: int,
 ) -> tuple[int, list[str]]:
     shards = [clips[start : start + SHARD_SIZE] for start in range(0, len(clips), SHARD_SIZE)]
-    missing = [index for index in range(len(shards)) if not writer.has_shard(index)]
+    missing = from_main([index for index in range(len(shards)) if not writer.has_shard(index)])
+    n_done = len(clips) - sum(len(shards[index]) for index in missing)
+    missing = own_part(missing)
     waiting = Shards([shards[index] for index in missing], codec.sample_rate, data)
     loader = DataLoader(
         waiting, batch_size=None, collate_fn=_unchanged, num_workers=workers, prefetch_factor=1 if workers else None,
     )
-    n_done = len(clips) - sum(len(shards[index]) for index in missing)
-    with tqdm(total=len(clips), initial=n_done, unit="clip", desc=writer.folder.name) as progress:
+    total = n_done + sum(len(shards[index]) for index in missing)
+    with tqdm(total=total, initial=n_done, unit="clip", desc=writer.folder.name, disable=not is_main()) as progress:
         for index, (usable, waves, skipped) in zip(missing, loader, strict=True):
             for reason in skipped:
                 log.warning("left out: %s", reason)
@@ -132,7 +141,8 @@ def _write(
                 }
                 progress.update()
             writer.write_shard(index, [rows[position] for position in sorted(rows)], skipped)
-    return writer.finish(len(shards))
+    wait()
+    return from_main(writer.finish(len(shards)) if is_main() else None)
 
 
 def encode_by_length(codec: nn.Module, waves: list[np.ndarray], batch_size: int) -> Iterator[tuple[int, Tensor]]:

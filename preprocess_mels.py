@@ -3,7 +3,7 @@
     python3 preprocess_mels.py -c configs/voice.json -m my_model
 
 Run after train_aligned.py; the vocoder is tuned on these mels with train.vocoder.predicted_start. They are frame by
-frame those of the recordings, as the model would speak them.
+frame those of the recordings, as the model would speak them. Processes that `accelerate launch` starts share the work.
 """
 
 import argparse
@@ -22,9 +22,11 @@ from checkpoints import require_checkpoint
 from config import load_config, parse_config
 from data_utils import collate_items
 from durations_cache import durations_fingerprint, load_durations
-from mels_cache import write_mels
+from launcher import is_main, own_part, process_count, process_index
+from mels_cache import join_mels, write_mels
 from models import build_aligned_tts, load_network
 from models.aligned_tts import AlignedTTS
+from processes import join, wait
 from text import build_frontend
 
 log = logging.getLogger(__name__)
@@ -46,7 +48,7 @@ def main() -> None:
         raise ValueError(f"{folder}: was trained with another audio section than {arguments.config} has")
     frontend = build_frontend(stored.text)
     frontend.check_state(checkpoint["text"], str(folder))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = join()
     model = load_network(build_aligned_tts(stored, checkpoint), checkpoint, folder).to(device)
     fingerprint = durations_fingerprint(config.audio.model_dump(), frontend.state())
 
@@ -57,24 +59,32 @@ def main() -> None:
         rows = load_durations(f"{config.data.durations}/{part}", fingerprint)
         dataset = AlignedClips(rows, encode, checkpoint["speakers"], checkpoint["languages"], config.audio,
                                checkpoint["speaker_pitch"])
-        source = {"model": arguments.model, "step": checkpoint["step"]}
-        count = write_mels(f"{config.data.mels}/{part}", predict(model, dataset, config.data.workers, device),
-                           config.audio, source)
-        log.info("%s/%s: mels of %d clips, made at step %d", config.data.mels, part, count, checkpoint["step"])
+        source, target = {"model": arguments.model, "step": checkpoint["step"]}, f"{config.data.mels}/{part}"
+        count = min(process_count(), len(dataset))  # processes that have something to do
+        parts = [f"{target}.part{k}" for k in range(count)] if count > 1 else [target]
+        if process_index() < count:
+            mels = predict(model, dataset, config.data.workers, device)
+            write_mels(parts[process_index()], mels, config.audio, source)
+        wait()
+        if is_main() and count > 1:
+            join_mels(target, parts, config.audio, source)
+        log.info("%s: mels of %d clips, made at step %d", target, len(dataset), checkpoint["step"])
 
 
 def predict(
     model: AlignedTTS, dataset: AlignedClips, workers: int, device: torch.device
 ) -> Iterator[tuple[Path, np.ndarray]]:
-    """(path, mel (frames, n_mels)) of every clip, longest first."""
+    """(path, mel (frames, n_mels)) of every clip of this process, longest first."""
     frames = list(dataset.rows["frames"])
-    order = sorted(range(len(frames)), key=lambda i: -frames[i])
+    order = own_part(sorted(range(len(frames)), key=lambda i: -frames[i]))
     loader = DataLoader(Subset(dataset, order), BATCH_SIZE, collate_fn=collate_items, num_workers=workers)
-    generator = torch.Generator(device).manual_seed(0)
-    with tqdm(total=len(dataset), unit="clip") as bar:
+    indices = iter(order)
+    with tqdm(total=len(order), unit="clip", disable=not is_main()) as bar:
         for batch in loader:
             given = [batch[name].to(device) for name in GIVEN]
-            mels = model.spoken_mel(*given, generators=[generator] * len(batch["name"]))
+            # a clip's noise is the same whichever process makes its mel, beside whichever others
+            generators = [torch.Generator(device).manual_seed(next(indices)) for _ in batch["name"]]
+            mels = model.spoken_mel(*given, generators=generators)
             for name, mel in zip(batch["name"], mels, strict=True):
                 yield Path(name), mel.T.cpu().numpy()
             bar.update(len(mels))

@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from processes import of_all
+
 log = logging.getLogger(__name__)
 
 
@@ -42,8 +44,10 @@ class RunLogs:
         return self.accelerator.get_tracker("tensorboard", unwrap=True)
 
     def write_step(self, step: int, values: dict[str, list], **others: float) -> dict[str, float]:
-        """Writes the means of `values`, which it returns, and `others` beside them."""
-        means = {name: float(torch.tensor(of_steps).mean()) for name, of_steps in values.items()}
+        """Writes the means of `values` (over processes, too), which it returns, and `others` beside them."""
+        own = {name: float(torch.tensor(of_steps).mean()) for name, of_steps in values.items()}
+        of_processes = of_all(own)
+        means = {name: sum(values[name] for values in of_processes) / len(of_processes) for name in own}
         logged = means | others
         self.accelerator.log({f"training/{name}": value for name, value in logged.items()}, step=step)
         self._file.handle(logging.makeLogRecord({"msg": f"step {step}: " + ", ".join(

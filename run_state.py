@@ -3,6 +3,7 @@ counters, curves, random states.
 """
 
 import argparse
+import copy
 import logging
 import math
 from collections import defaultdict
@@ -12,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from checkpoints import (
     BEST_FILE,
@@ -29,7 +31,9 @@ from config import StageConfig
 from fine_tuning import renamed_rows
 from guards import SkippedSteps
 from optimization import moving_average
+from processes import of_all
 from random_state import random_state, set_random_state
+from sharding import load_whole, load_whole_optimizer, shard, whole
 from voice_folder import read_stage
 
 log = logging.getLogger(__name__)
@@ -50,9 +54,10 @@ class RunState:
 
     def __init__(
         self, *, stage_name: str, stage: StageConfig, arguments: argparse.Namespace, networks: dict[str, nn.Module],
-        metadata: dict, scored_by: str, folder: Path, accelerator: Accelerator,
+        metadata: dict, scored_by: str, folder: Path, accelerator: Accelerator, blocks: str | None = None,
     ):
-        """Begins anew or goes on, as `arguments.resume` and `arguments.weights_from` say."""
+        """Begins anew or goes on, as `arguments.resume` and `arguments.weights_from` say. `blocks`: the generator is
+        split between processes, by the blocks in its ModuleList of that name."""
         self.stage_name, self.stage, self.metadata, self.scored_by = stage_name, stage, metadata, scored_by
         self.folder, self.accelerator, self._networks = folder, accelerator, networks
         self.step = self.batches = 0
@@ -65,6 +70,9 @@ class RunState:
         restored = self._start_from(arguments)
         if accelerator.is_main_process and restored:
             set_aside_after(folder, restored[0]["step"])
+        self._plain = self.ema = None
+        if blocks:
+            self._split(blocks)
         self.optimizers = {
             name: torch.optim.AdamW(
                 [p for p in network.parameters() if p.requires_grad],
@@ -73,28 +81,42 @@ class RunState:
             for name, network in self._networks.items()
         }
         for name in self._networks:
+            if blocks:
+                self.optimizers[name] = self.accelerator.prepare(self.optimizers[name])
+                continue
             prepared = self.accelerator.prepare(self._networks[name], self.optimizers[name])
             self._networks[name], self.optimizers[name] = prepared
-        self.ema = None
-        if stage.ema_decay:
-            self.ema = torch.optim.swa_utils.AveragedModel(
-                self.unwrapped("generator"), multi_avg_fn=moving_average(stage.ema_decay)
-            ).eval()
+            if isinstance(prepared[0], DistributedDataParallel):
+                # all buffers are constants, or kept alike by their own layers
+                prepared[0].forward_sync_buffers = False
+        if stage.ema_decay and not blocks:
+            self.ema = self._average_of(self.unwrapped())
         if restored:
             self._restore_training_state(*restored)
+        self._check_same_start(arguments)
         self._saved_step = self.step
 
     def unwrapped(self, name: str = "generator") -> nn.Module:
         """The plain network, without what distributed training wraps around it."""
         return self.accelerator.unwrap_model(self._networks[name])
 
+    def whole_weights(self) -> tuple[dict, dict | None]:
+        """The generator's weights and their moving average, gathered where they are split. For all processes."""
+        average = whole(self.ema.module.state_dict()) if self.ema else None
+        return whole(self.unwrapped().state_dict()), average
+
     def save(self, best: bool = False) -> None:
-        """Writes the pair of this step (or `G_best.pth` alone), and removes the oldest beyond `keep_last`."""
+        """Writes the pair of this step (or `G_best.pth` alone), and removes the oldest beyond `keep_last`: the main
+        process does, with what it needs of the others."""
+        weights, average = self.whole_weights()
+        optimizer = None if best else whole(self.optimizers["generator"].state_dict())
+        randoms = [] if best else of_all(random_state())
+        values = of_all({name: [float(value) for value in values] for name, values in self.values.items()})
         if not self.accelerator.is_main_process:
+            self._saved_step = self._saved_step if best else self.step
             return
         content = {
-            **self.metadata, "stage": self.stage_name, "step": self.step, "weights": self.unwrapped().state_dict(),
-            "ema": self.ema.module.state_dict() if self.ema else None,
+            **self.metadata, "stage": self.stage_name, "step": self.step, "weights": weights, "ema": average,
             "has_discriminator": "discriminator" in self._networks,
         }
         if best:
@@ -102,10 +124,11 @@ class RunState:
             return
         scaler = self.accelerator.scaler
         content["training"] = {
-            "optimizer": self.optimizers["generator"].state_dict(), "batches": self.batches, "best": self.best,
-            "scored_by": self.scored_by, "scaler": scaler.state_dict() if scaler else None, "random": random_state(),
+            "optimizer": optimizer, "batches": self.batches, "best": self.best, "scored_by": self.scored_by,
+            "scaler": scaler.state_dict() if scaler else None, "random": randoms[0], "random_of_others": randoms[1:],
             "skipped": self.skipped.state(), "parts": self.parts,
-            "values": {name: [float(value) for value in values] for name, values in self.values.items()},
+            "values": {name: [sum(step) / len(values) for step in zip(*(own[name] for own in values), strict=True)]
+                       for name in values[0]},
         }
         if content["has_discriminator"]:
             # D before G: a G file is the sign that its pair is whole
@@ -119,6 +142,26 @@ class RunState:
         for step in saved_steps(self.folder)[self.stage.keep_last:]:
             for network in ("G", "D"):
                 checkpoint_path(self.folder, network, step).unlink(missing_ok=True)
+
+    def _split(self, blocks: str) -> None:
+        """Splits the generator and its moving average between processes; a whole one is kept for validation."""
+        network = self._networks["generator"]
+        self._plain = copy.deepcopy(network).requires_grad_(False).eval()
+        parts = [network]
+        if self.stage.ema_decay:
+            self.ema = self._average_of(network)
+            parts.append(self.ema.module)
+        for part in parts:
+            shard(part, list(part.get_submodule(blocks)), self.accelerator.device, self.stage.precision)
+
+    def _average_of(self, network: nn.Module) -> torch.optim.swa_utils.AveragedModel:
+        return torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=moving_average(self.stage.ema_decay)).eval()
+
+    def _check_same_start(self, arguments: argparse.Namespace) -> None:
+        steps = of_all(self.step)
+        if len(set(steps)) > 1:
+            raise ValueError(f"{self.folder}: the processes find steps {steps} there: put it where all machines see "
+                             f"the same files, or copy it to all (--resume {arguments.resume})")
 
     def _start_from(self, arguments: argparse.Namespace) -> tuple[dict, dict | None] | None:
         """Loads the weights to go on with, or to start from, before the optimizers are made; gives the (G, D) pair
@@ -171,11 +214,11 @@ class RunState:
         self.step, self.batches = generator["step"], state["batches"]
         if state.get("scored_by", "loss") == self.scored_by:
             self.best = state["best"]
-        self.optimizers["generator"].load_state_dict(state["optimizer"])
+        load_whole_optimizer(self.optimizers["generator"], state["optimizer"])
         if discriminator:
             self.optimizers["discriminator"].load_state_dict(discriminator["training"]["optimizer"])
         if self.ema:
-            self.ema.module.load_state_dict(generator["ema"] or generator["weights"])
+            load_whole(self.ema.module, generator["ema"] or generator["weights"])
             self.ema.n_averaged.fill_(self.step)
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -183,4 +226,6 @@ class RunState:
             self.skipped.load_state(state["skipped"])
             self.parts = state["parts"]
             self.values.update(state["values"])
-        set_random_state(state["random"])
+        own = [state["random"], *state.get("random_of_others", [])][self.accelerator.process_index :]
+        if own:  # else this process is one more than there were
+            set_random_state(own[0])

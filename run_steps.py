@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from batch_parts import clips_in, split_batch
 from guards import is_out_of_memory, memory_advice, named
+from processes import add_up_
 from random_state import random_state, set_random_state
 from run_state import RunState
+from sharding import whole
 from step_clock import StepClock
 from step_memory import SavedTensors, step_gigabytes
 
@@ -65,7 +67,7 @@ class RunSteps(RunState):
         if not self.accelerator.sync_gradients:
             return
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = float(self.accelerator.clip_grad_norm_(parameters, self.stage.grad_clip))
+        norm = float(whole(self.accelerator.clip_grad_norm_(parameters, self.stage.grad_clip)))
         self.values[f"gradient_norm/{name}"].append(norm)
         finite = self.skipped.is_finite(name, self.step, norm, self.accelerator)
         if not finite:
@@ -99,7 +101,9 @@ class RunSteps(RunState):
         parts = [[(batch, 1.0)] if self.parts == 1 else split_batch(batch, self.parts, weigh) for batch in batches]
         # counted from here, since a step that is tried anew has other parts
         self.accelerator.step, self.accelerator.gradient_accumulation_steps = 0, sum(map(len, parts))
-        for part, weight in itertools.chain.from_iterable(parts):
+        weights = [share * weight for of_batch, weight in zip(parts, self._weights(batches, weigh), strict=True)
+                   for _, share in of_batch]
+        for (part, _), weight in zip(itertools.chain.from_iterable(parts), weights, strict=True):
             self._clips = part.get("name", [])
             self._share = weight * self.accelerator.gradient_accumulation_steps / len(batches)
             # what is not backward or optimizer in it
@@ -108,6 +112,14 @@ class RunSteps(RunState):
                     losses[name].append(value.detach() * self._share if self._share != 1 else value.detach())
         for name, values in losses.items():
             self.values[name] += values
+
+    def _weights(self, batches: list[dict], weigh: Callable) -> list[float]:
+        """How much each of the accumulated batches counts (1 on average), as if all processes' were one batch."""
+        if len(batches) == 1:
+            return [1.0]
+        totals = torch.tensor([float(weigh(batch)) for batch in batches], device=self.device)
+        add_up_(totals)
+        return (totals / totals.mean()).tolist()
 
     def _with_enough_memory(self, attempt: Callable[[], None], batches: list[dict]) -> None:
         """Calls `attempt`, with batches in ever more parts as long as memory does not suffice and the stage allows."""

@@ -29,10 +29,12 @@ from torch import Tensor
 import cli
 from data_utils import DEFAULT_LANGUAGE, DEFAULT_SPEAKER, read_filelist
 from decoding.weights import PRECISIONS
+from launcher import own_part
 from mel_processing import audio_format, log_mel, save_audio
 from models.aligned_tts import Prosody
 from models.layers.sampling import Sampling
 from plotting import mel_figure, save_figure
+from processes import use_own_gpu
 from synthesis.lines import Line, speak_lines
 from synthesis.synthesizer import BATCH_SIZE, RETRIES, Synthesizer
 from synthesis.timings import check_timings_path, save_timings
@@ -118,7 +120,7 @@ def synthesize_filelist(synthesizer: Synthesizer, path: Path, folder: Path, opti
     """Speaks every line of a filelist into `folder/<stem of its path>.wav`, having checked all of them."""
     if options.times:
         check_timings_path(Path(f"times{options.times}"))
-    lines = filelist_lines(synthesizer, path, options.language, options.speaker)
+    lines = own_part(filelist_lines(synthesizer, path, options.language, options.speaker))
     try:
         synthesize_lines(synthesizer, lines, folder, options)
     except ValueError as error:
@@ -212,6 +214,7 @@ def main() -> None:
     # oneDNN keeps what it compiled for each of the last 1024 shapes, and sentences have as many lengths
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     if options.input:
+        use_own_gpu()
         synthesize_filelist(load_synthesizer(options.model, options.precision), options.input, options.output, options)
         return
     progressive = options.text_file or options.output == STANDARD_OUTPUT

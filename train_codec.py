@@ -34,6 +34,7 @@ from models.codec import CodecOutput, MelCodec
 from models.discriminators import MelPatchDiscriminator
 from models.layers.fsq import perplexity
 from plotting import mel_figure, usage_figure
+from processes import widest
 from text import build_frontend
 from training import Run
 
@@ -148,8 +149,12 @@ def train(config: Config, arguments) -> None:
             run.update("generator", weighted_sum(losses, {name: step_weights[name] for name in names}))
             return losses
 
-        # what lies behind a clip's end is not judged
-        rebuilt = output.mel if mask is None else torch.where(mel_mask(mask, config.codec.stride), output.mel, mel)
+        rebuilt = output.mel
+        if mask is not None:
+            # what lies behind a clip's end is not judged, and is as long as if all processes' clips were in one batch
+            rebuilt = torch.where(mel_mask(mask, config.codec.stride), rebuilt, mel)
+            padding = 0, widest(mel) - mel.shape[2]
+            rebuilt, mel = (F.pad(x, padding, value=math.log(audio.floor)) for x in (rebuilt, mel))
         loss = discriminator_loss(run.discriminator, rebuilt, mel)
         run.update("discriminator", loss)
         with run.frozen("discriminator") as discriminator:

@@ -24,6 +24,7 @@ from losses import token_cross_entropy, weighted_sum
 from models import build_token_lm, codec_data, load_codec
 from models.codec import MelCodec
 from models.layers.sampling import Sampling
+from processes import share
 from shard_stream import Layout
 from text import build_frontend
 from training import Run
@@ -44,7 +45,7 @@ def lm_losses(
         batch["language"], voice=batch.get("voice"), voice_lengths=batch.get("voice_lengths"), row=batch.get("row"),
         offset=batch.get("offset"), with_text=with_text, alignment=batch["alignment"] if with_alignment else None,
     )
-    right = (logits.argmax(-1) == targets)[targets != -100].float().mean()
+    right = (logits.argmax(-1) == targets).sum() / share((targets != -100).sum())
     names = ["text"] * with_text + ["alignment"] * with_alignment
     losses = {name: token_cross_entropy(*pair) for name, *pair in zip(names, others[::2], others[1::2], strict=True)}
     return {"llm": token_cross_entropy(logits, targets)} | losses, right
@@ -98,7 +99,8 @@ def train(config: Config, arguments) -> None:
         from evaluation.held_out import spoken_by_model  # here, as it needs packages of its own
 
         speech, to_wave, scored_by = spoken_by_model(held_out["path"], config, "llm", arguments.model)
-    run = Run(stage_name="llm", stage=stage, arguments=arguments, generator=lm, metadata=metadata, scored_by=scored_by)
+    run = Run(stage_name="llm", stage=stage, arguments=arguments, generator=lm, metadata=metadata, scored_by=scored_by,
+              blocks=lm.blocks if stage.shard else None)
     if frontend.unknown:
         log.warning("unknown symbols in the training text: %s", dict(frontend.unknown.most_common(10)))
 

@@ -12,19 +12,22 @@ import math
 import random
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import DistributedType, ProjectConfiguration
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from batch_parts import clips_in
 from config import StageConfig
+from launcher import process_count
 from optimization import learning_rate_at
+from processes import alone, any_of, from_main, join, on_cpu, wait
 from random_state import random_state, set_random_state
 from run_logs import RunLogs
 from run_state import lock_folder
@@ -41,29 +44,38 @@ class Run(RunSteps):
     def __init__(
         self, *, stage_name: str, stage: StageConfig, arguments: argparse.Namespace, generator: nn.Module,
         discriminator: nn.Module | None = None, metadata: dict, root: str | Path = ".", scored_by: str = "loss",
+        blocks: str | None = None,
     ):
         """`metadata` is stored in every G checkpoint beside the weights (config, text, speakers, ...). `scored_by`:
-        what the validation's score is; after a resume the best one until then counts only if it was the same."""
+        what the validation's score is; after a resume the best one until then counts only if it was the same. `blocks`:
+        the name of the generator's ModuleList by which several processes split it between them; None: each has all."""
         max_steps = min(stage.max_steps, arguments.max_steps or stage.max_steps)
         max_steps = min(10, max_steps) if arguments.test_mode else max_steps
         _check_machine(stage_name, stage)
         folder, log_folder = (Path(root) / kind / arguments.model / stage_name for kind in ("checkpoints", "logs"))
         folder.mkdir(parents=True, exist_ok=True)
+        join()
         accelerator = Accelerator(
+            cpu=process_count() > 1 and on_cpu(),
             mixed_precision={"fp32": "no"}.get(stage.precision, stage.precision),
             gradient_accumulation_steps=stage.gradient_accumulation,
             log_with=["tensorboard", *(["wandb"] if stage.wandb else [])],
             project_config=ProjectConfiguration(logging_dir=str(log_folder.parent)),
         )
+        launched_as = accelerator.distributed_type
+        if launched_as not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+            raise ValueError(f"accelerate's distributed_type is {launched_as.value}: use one of "
+                             "configs/accelerate (MULTI_GPU); for FSDP set train.llm.shard in the JSON config")
         if stage.halve_batches and accelerator.num_processes > 1:
             raise ValueError(f"train.{stage_name}.halve_batches is for one process, as the others would wait for it; "
                              "set it to false, and lower batch_size")
         # the other processes write nothing: they share the main one's folder
         self._lock = lock_folder(folder) if accelerator.is_main_process else None
         self.logs = RunLogs(log_folder, accelerator)
-        torch.manual_seed(stage.seed)
-        random.seed(stage.seed)
-        np.random.seed(stage.seed)
+        seed = stage.seed + accelerator.process_index  # the same noise and dropout in all would be noise in none
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
 
         networks = {"generator": generator} | ({"discriminator": discriminator} if discriminator is not None else {})
         self._stop, self._profile = False, arguments.profile
@@ -71,6 +83,7 @@ class Run(RunSteps):
             super().__init__(
                 max_steps=max_steps, stage_name=stage_name, stage=stage, arguments=arguments, networks=networks,
                 metadata=metadata, scored_by=scored_by, folder=folder, accelerator=accelerator,
+                blocks=blocks if accelerator.num_processes > 1 else None,
             )
         except ValueError:
             self._release()
@@ -99,8 +112,8 @@ class Run(RunSteps):
         return {key: value.to(self.device) if torch.is_tensor(value) else value for key, value in batch.items()}
 
     def validation_network(self) -> nn.Module:
-        """The generator that synthesis would use (the moving average where there is one)."""
-        return self.ema.module if self.ema else self.unwrapped()
+        """The generator that synthesis would use (the moving average where there is one), whole."""
+        return self._plain or (self.ema.module if self.ema else self.unwrapped())
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
@@ -121,6 +134,7 @@ class Run(RunSteps):
         try:
             self.measure_memory(longest_batch, training_step)
             self._train(batches, steps_per_epoch, training_step, validate, weigh)
+            wait()  # what comes next may read what the main process has saved
         except OSError as error:  # of the logs, on a full disk; checkpoints say so themselves
             raise ValueError(f"{self.folder}: training ended at step {self.step} ({error}); its checkpoints are kept; "
                              "when that is mended, the same command goes on from the last one") from error
@@ -140,7 +154,7 @@ class Run(RunSteps):
                 self.validate(validate)
             started, started_step = time.perf_counter(), self.step
             self._clock = StepClock(self.device) if self._profile else None
-            while self.step < self.max_steps and not self._stop:
+            while self.step < self.max_steps and not self._stopping():
                 self._set_learning_rate(steps_per_epoch)
                 self.train_step(stream, training_step, weigh)
                 bar.update()
@@ -172,20 +186,41 @@ class Run(RunSteps):
         return self.step % self.stage.save_interval == 0
 
     def validate(self, validate: Callable[["Run"], dict[str, float]]) -> None:
-        """Runs the stage's validation on the main process without touching the random state of training."""
-        if not self.accelerator.is_main_process:
-            return
+        """Runs the stage's validation on the main process without touching the random state of training; the others
+        wait for it."""
         for network in self._networks.values():
             network.eval()
-        state = random_state()
-        with torch.no_grad():
-            values = {name: float(value) for name, value in validate(self).items()}
-        set_random_state(state)
-        self.logs.write_validation(self.step, values)
-        score = values.get("score", math.inf)
+        if self._plain:
+            weights, average = self.whole_weights()
+            self._plain.load_state_dict(average or weights)
+        score = math.inf
+        if self.accelerator.is_main_process:
+            state = random_state()
+            with torch.no_grad(), alone(), self._on_device(self._plain):
+                values = {name: float(value) for name, value in validate(self).items()}
+            set_random_state(state)
+            self.logs.write_validation(self.step, values)
+            score = values.get("score", math.inf)
+        score = from_main(score)
         if self.step and score < self.best:
             self.best = score
             self.save(best=True)
+
+    @contextmanager
+    def _on_device(self, network: nn.Module | None) -> Iterator[None]:
+        """A network that is otherwise kept on the CPU."""
+        if network:
+            network.to(self.device)
+        yield
+        if network:
+            network.to("cpu")
+
+    def _stopping(self) -> bool:
+        """Whether any process was told to stop, so that all do after the same step."""
+        stop = any_of(self._stop)
+        if stop:  # else a signal that has just come would be forgotten
+            self._stop = True
+        return stop
 
     def save(self, best: bool = False) -> None:
         """As `RunState.save`; the curves up to here are on disk, too."""
@@ -195,7 +230,8 @@ class Run(RunSteps):
     def close(self) -> None:
         """Ends the logs and gives the folder free for another run."""
         try:
-            self.accelerator.end_training()
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
         finally:
             self._release()
 

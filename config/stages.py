@@ -83,10 +83,19 @@ class LLMStage(SpokenStage):
     """With text: also predicts each next symbol of the text, which is not computed while its weight is 0. With
     alignment: a head of the middle layer is taught to look at the symbol that is being spoken (durations of align.py),
     which a few hours of speech do not teach it by themselves."""
+    shard: bool = False
+    """Several processes split weights, gradients and the optimizer's state between them (FSDP), for models that one GPU
+    cannot train; else each has all of them."""
     alignment_start: Annotated[int, Field(ge=0)] = 0
     """Until this step: no alignment. Taught from the first step on, the head counts instead of listening."""
     text_loss_steps: Positive | None = None
     """The weight of text falls linearly to 0 over so many steps; null: constant."""
+
+    @model_validator(mode="after")
+    def check(self):
+        if self.shard and self.precision == "fp16":
+            raise ValueError("shard and precision fp16 do not go together: set precision to bf16, or shard to false")
+        return self
 
 
 class VocoderStage(SpokenStage):

@@ -14,6 +14,7 @@ from config import AlignerConfig, AudioConfig
 from models.layers.alignment import monotonic_path
 from models.layers.convnext import ConvNeXtBlock
 from models.layers.mel_scale import standardise
+from processes import add_up_
 
 MOMENTUM = 0.9  # of the shares: they must follow faster than a symbol can spread
 MIN_FRAMES = 2
@@ -55,7 +56,10 @@ class Aligner(nn.Module):
         log_p = self.project_out(self.norm(x.transpose(1, 2))).float().log_softmax(-1)
         if self.training:
             with torch.no_grad():
-                self.symbol_shares.lerp_(log_p[mask].exp().mean(0), 1 - MOMENTUM)
+                shares, count = log_p[mask].exp().sum(0), mask.sum()
+                add_up_(shares)
+                add_up_(count)
+                self.symbol_shares.lerp_(shares / count, 1 - MOMENTUM)
         return log_p
 
     def emissions(self, log_p: Tensor, units: Tensor) -> Tensor:

@@ -87,6 +87,11 @@ class TokenLM(nn.Module):
                        *self.code_embeddings, *self.heads]:
             nn.init.normal_(module.weight, std=0.02)
 
+    @property
+    def blocks(self) -> str:
+        """The name of the ModuleList of the transformer's layers."""
+        return "body.h" if self.config.backbone == "gpt2" else "body.layers"
+
     def load_pretrained(self, folder: str | Path) -> None:
         """Takes every transformer weight of a folder in hub format (config.json, model.safetensors).
 

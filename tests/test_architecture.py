@@ -9,16 +9,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LIBRARIES = {
     # what each may import of ours; a name stands for the module or package and all in it
-    "cli": set(), "plotting": set(), "checkpoints": set(), "arrow_files": set(), "code_shards": set(),
+    "cli": {"launcher"}, "launcher": set(), "processes": {"launcher"}, "sharding": {"launcher"},
+    "plotting": set(), "checkpoints": set(), "arrow_files": set(), "code_shards": set(),
     "codes_cache": {"arrow_files", "code_shards"}, "config": {"config"}, "fine_tuning": set(),
     "names": set(), "mel_processing": {"config"}, "voice_folder": {"checkpoints", "decoding.weights"},
-    "run_logs": set(), "step_memory": set(), "guards": {"config"}, "batch_parts": set(),
-    "run_state": {"config", "checkpoints", "fine_tuning", "guards", "optimization", "random_state", "voice_folder"},
-    "run_steps": {"batch_parts", "guards", "random_state", "run_state", "step_clock", "step_memory"},
-    "training": {"batch_parts", "config", "optimization", "random_state", "run_logs", "run_state", "run_steps",
-                 "step_clock", "step_memory"},
+    "run_logs": {"processes"}, "step_memory": set(), "guards": {"config"}, "batch_parts": set(),
+    "run_state": {"config", "checkpoints", "fine_tuning", "guards", "optimization", "processes", "random_state",
+                  "sharding", "voice_folder"},
+    "run_steps": {"batch_parts", "guards", "processes", "random_state", "run_state", "sharding", "step_clock",
+                  "step_memory"},
+    "training": {"batch_parts", "config", "launcher", "optimization", "processes", "random_state", "run_logs",
+                 "run_state", "run_steps", "step_clock", "step_memory"},
     "vocoder_step": {"config", "losses", "mel_processing", "models", "training"},
-    "optimization": {"config"}, "random_state": set(), "step_clock": set(), "losses": {"mel_processing"},
+    "optimization": {"config"}, "random_state": set(), "step_clock": set(), "losses": {"mel_processing", "processes"},
     "data_utils": {"text", "text_files", "mel_processing", "config"}, "lm_data": {"data_utils"},
     "shard_stream": {"code_shards", "data_utils", "lm_data"},
     "lm_corpora": {"code_shards", "codes_cache", "config", "data_utils", "lm_data", "shard_stream", "text"},
@@ -42,7 +45,7 @@ LIBRARIES = {
                 "synthesis", "training_logs", "voice_folder"},
     "onnx_runner": {"onnx_runner", "config", "decoding.repetition", "names", "text"},
 }
-NETWORK_PARTS = {"models.layers", "config", "mel_processing"}
+NETWORK_PARTS = {"models.layers", "config", "mel_processing", "processes"}
 
 
 def sources(*folders: str) -> list[Path]:
@@ -100,7 +103,7 @@ def test_who_imports_whom(path):
         return
     allowed = LIBRARIES[package]
     if name.startswith("models.layers"):
-        allowed = {"models.layers"}
+        allowed = {"models.layers", "processes"}
     elif name.startswith("models."):
         allowed = NETWORK_PARTS
     wrong = sorted(imported for imported in imports(path) - {name, package} if not may(imported, allowed))

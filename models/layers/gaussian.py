@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from models.layers.bottleneck import Bottlenecked
+from processes import share
 
 LOGVAR_BOUND = 8.0
 
@@ -33,7 +34,7 @@ class Gaussian(nn.Module):
         latents = mean
         if self.training:
             latents = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
-        return Bottlenecked(latents.to(z.dtype), None, {"kl": (kl * frames).sum() / frames.sum()})
+        return Bottlenecked(latents.to(z.dtype), None, {"kl": (kl * frames).sum() / share(frames.sum())})
 
     def parameters_of(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and bounded log-variance (B, latent_size, T), in single precision."""
