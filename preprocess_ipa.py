@@ -13,7 +13,6 @@ import json
 import logging
 import multiprocessing
 import os
-import re
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -27,6 +26,7 @@ import cli
 from config import TextConfig
 from data_utils import DEFAULT_LANGUAGE, Clip, read_filelist, write_filelist
 from text import Frontend, build_frontend, normalize_ipa
+from text.lexicon import INLINE
 from text.symbols import STRESS_MARKS, stressed_share
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def with_languages(clips: list[Clip], language: str | None, source: Path) -> lis
 
 def check_input_type(clips: list[Clip], input_type: str, source: Path) -> None:
     """ValueError if text looks like IPA, or IPA like text: its letters give it away."""
-    texts = [re.sub(r"\[\[.*?\]\]", "", clip.text) for clip in clips]
+    texts = [INLINE.sub("", clip.text) for clip in clips]
     stressed = stressed_share(texts)
     if input_type == "text" and stressed > 0.5:
         raise ValueError(f"{source}: {stressed:.0%} of the lines hold stress or length marks; if they are IPA already, "
