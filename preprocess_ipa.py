@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 PREVIEW_LINES = 5
 CHUNK_LINES = 500
+MOST_JOBS = 1024
 CHUNKS_PER_PROCESS = 20  # fewer are done before a further process has started
 
 IPA_LETTERS = set("əɛɪɔʊʃʒŋɡɾʁɹɐɑʌθɕɲ")  # orthographies have some of them too (Azerbaijani, Ewe)
@@ -88,8 +89,8 @@ def parse_arguments() -> argparse.Namespace:
                         help="who speaks en-us and en-gb; misaki needs requirements-misaki.txt")
     parser.add_argument("--frontend", choices=["ipa", "bytes"], default="ipa")
     arguments = parser.parse_args()
-    if arguments.jobs < 1:
-        raise ValueError(f"--jobs {arguments.jobs}: at least 1")
+    if not 1 <= arguments.jobs <= MOST_JOBS:
+        raise ValueError(f"--jobs {arguments.jobs}: 1 to {MOST_JOBS}")
     return arguments
 
 

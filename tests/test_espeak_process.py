@@ -38,7 +38,8 @@ def test_an_answer_that_was_not_waited_for_is_not_taken_for_the_next(espeak, mon
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(espeak._process, "stdout", SimpleNamespace(readline=interrupted, close=espeak._process.stdout.close))
+    close = espeak._process.stdout.close
+    monkeypatch.setattr(espeak._process, "stdout", SimpleNamespace(readline=interrupted, close=close))
     with pytest.raises(KeyboardInterrupt):
         espeak("en-us", "goodbye")
     assert espeak("en-us", "hello")[0] == "h_ə_l_ˈoʊ"

@@ -89,8 +89,8 @@ def _with_mandarin_tones(text: str, ipa: str, mnemonics: str) -> str:
     parts = re.split(foreign, ipa)
     tone = re.compile(r"[1235ɜ](?=[_ ]|$)")
     if sum(len(tone.findall(part)) for part in parts[::2]) != len(contours):
-        raise ValueError(f"the tones of {quoted(text)} cannot be told: espeak-ng mixes other scripts with Mandarin there; "
-                         "write it in Chinese characters")
+        raise ValueError(f"the tones of {quoted(text)} cannot be told: espeak-ng mixes other scripts with Mandarin "
+                         "there; write it in Chinese characters")
     remaining = iter(contours)
     parts[::2] = [tone.sub(lambda _: _MANDARIN_TONES[next(remaining)], part) for part in parts[::2]]
     return "".join(parts)

@@ -26,7 +26,8 @@ def kana(text: str) -> str:
     for word in _tagger()(text):
         reading = word.feature.pron or word.surface
         if _KANJI.search(reading):
-            raise ValueError(f"no reading for {quoted(word.surface)}: write it in kana, or give its pronunciation as [[ipa]]")
+            raise ValueError(f"no reading for {quoted(word.surface)}: write it in kana, or give its pronunciation as "
+                             "[[ipa]]")
         if phrases and word.feature.pos1 in _SUFFIXES and not word.white_space:
             phrases[-1] += reading
         else:

@@ -20,6 +20,6 @@ def split_passages(text: str, language: str) -> list[tuple[str, str]]:
     passages.append((text[start:], language))
     for passage, _ in passages:
         if tag := _TAG.search(passage):
-            raise ValueError(f'{quoted(tag[0])} in the text: mark a passage with <lang xml:lang="de">...</lang>, and none '
-                             "inside another")
+            raise ValueError(f'{quoted(tag[0])} in the text: mark a passage with <lang xml:lang="de">...</lang>, and '
+                             "none inside another")
     return [(passage, name) for passage, name in passages if passage.strip()]

@@ -125,7 +125,8 @@ class ByteFrontend(Frontend):
 
     def phonemize(self, text: str, language: str) -> str:
         if "[[" in text:
-            raise ValueError(f"[[ipa]] in {quoted(text)}: the byte frontend has no phonemes; set text.frontend to 'ipa'")
+            raise ValueError(f"[[ipa]] in {quoted(text)}: the byte frontend has no phonemes; set text.frontend to "
+                             "'ipa'")
         normalized = normalize(text, language)
         if not any(c.isalnum() for c in normalized):
             raise Unspeakable(f"nothing to speak in {quoted(text)}")
