@@ -20,6 +20,8 @@ from typing import BinaryIO
 import torch
 from torch import nn
 
+from stage_content import checked_stage
+
 log = logging.getLogger(__name__)
 
 BEST_FILE = "G_best.pth"
@@ -171,7 +173,7 @@ def require_checkpoint(folder: str | Path, command: str) -> dict:
         raise ValueError(f"{folder}: no checkpoint; train one first: {command}")
     if found[0]["stage"] != Path(folder).name:
         raise ValueError(f"{folder}: holds checkpoints of stage {found[0]['stage']}; move them to their own folder")
-    return found[0]
+    return checked_stage(found[0], folder)
 
 
 def load_weights(network: nn.Module, weights: dict, source: object) -> None:

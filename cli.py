@@ -12,7 +12,8 @@ from launcher import is_main, process_index
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a script's `main`. A ValueError or OSError ends in one line `error: ...` and status 2, Ctrl-C in 130.
+    """Runs a script's `main`. A ValueError or OSError ends in one line `error: ...` and status 2, as does a want of
+    memory, Ctrl-C in 130.
 
     Of several processes, those but the main one say only what goes wrong, and who they are.
     """
@@ -24,6 +25,9 @@ def run(main: Callable[[], None]) -> None:
     except (ValueError, OSError) as error:  # OSError: a full disk, a folder that may not be written
         logging.getLogger(__name__).debug("traceback", exc_info=True)
         sys.stderr.write(f"error: {who}{error}\n")
+        sys.exit(2)
+    except MemoryError as error:
+        sys.stderr.write(f"error: {who}out of memory ({error}); take smaller inputs or settings, or a larger machine\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
@@ -53,7 +57,7 @@ def stage_arguments(description: str) -> argparse.ArgumentParser:
 
 
 def positive(value: str) -> int:
-    """For argparse: a whole number over 0."""
-    if int(value) < 1:
-        raise argparse.ArgumentTypeError(f"{value}: must be at least 1")
+    """For argparse: a whole number over 0, as large as a config's."""
+    if not 1 <= int(value) < 2**31:
+        raise argparse.ArgumentTypeError(f"{value[:80]}: must be at least 1 and less than {2**31}")
     return int(value)

@@ -15,6 +15,7 @@ from datasets import Dataset, concatenate_datasets, load_from_disk
 from arrow_files import read_rows
 from code_shards import CODES as FEATURES
 from code_shards import COMMAND, load_shards, shards_of, with_arrays, write_shards
+from text_files import read_json
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,8 @@ def read_info(folder: str | Path) -> dict | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return read_json(path, keys=["fingerprint"])
+    except ValueError as error:
         raise ValueError(f"{path}: damaged ({error}); delete {folder}, then: {COMMAND}") from error
 
 

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import re
 import signal
 import traceback
 from collections import Counter
@@ -71,6 +72,11 @@ def parse_filelist(path: str | Path, needs_text: bool = True) -> tuple[list[Clip
             problems.append(f"line {number}: {len(fields)} columns, the lines before have {columns}")
         elif not all(fields[:-1]):
             problems.append(f"line {number}: empty path, speaker or language")
+        elif "\0" in line:
+            problems.append(f"line {number}: holds a NUL character; save the filelist as plain text")
+        elif not all(map(is_name, fields[1:-1])):
+            problems.append(f"line {number}: a speaker or language that is no name: results are named after it, it "
+                            "must not hold / or \\")
         elif needs_text and not fields[-1]:
             problems.append(f"line {number}: no text")
         elif fields[0] in seen:
@@ -80,6 +86,11 @@ def parse_filelist(path: str | Path, needs_text: bool = True) -> tuple[list[Clip
             speaker, language = [*fields[1:-1], *(DEFAULT_SPEAKER, DEFAULT_LANGUAGE)[len(fields) - 2:]]
             clips.append(Clip(path.parent / fields[0], fields[-1], speaker, language))
     return clips, problems
+
+
+def is_name(name: str) -> bool:
+    """Whether a speaker or language can be part of the name of a file or folder, and leads to no other folder."""
+    return bool(name.strip()) and name not in (".", "..") and not re.search(r"[/\\|\x00-\x1f]", name)
 
 
 def write_filelist(path: str | Path, clips: Iterable[Clip]) -> None:

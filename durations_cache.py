@@ -18,6 +18,7 @@ from pathlib import Path
 from datasets import Dataset, Features, List, Value
 
 from arrow_files import read_rows
+from text_files import read_json
 
 INFO_FILE = "durations.json"
 COMMAND = "python3 align.py -c CONFIG -m MODEL"
@@ -43,12 +44,12 @@ def load_durations(folder: str | Path, fingerprint: str) -> Dataset:
     if not info_file.is_file():
         raise ValueError(f"{folder}: no durations; make them with: {COMMAND}")
     try:
-        info = json.loads(info_file.read_text(encoding="utf-8"))
+        info = read_json(info_file, keys=["fingerprint"])
         if info["fingerprint"] != fingerprint:
             raise ValueError(f"the audio section or the symbol table has changed since: {info['fingerprint']} there, "
                              f"{fingerprint} here")
         return read_rows(folder, FEATURES)
-    except (OSError, ValueError, KeyError) as error:
+    except ValueError as error:
         raise ValueError(f"{folder}: cannot be used ({error}); delete it, then: {COMMAND}") from error
 
 

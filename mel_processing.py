@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,13 +19,16 @@ from torch import Tensor
 from config import AudioConfig
 
 __all__ = [
-    "AudioConfig", "TruncatedAudio", "audio_format", "audio_seconds", "audio_writer", "check_upload", "frames_for",
-    "griffin_lim", "load_audio", "log_mel", "magnitudes", "mel_filters", "resample", "samples_for", "save_audio",
+    "AudioConfig", "TruncatedAudio", "audio_format", "audio_rate", "audio_seconds", "audio_writer", "check_upload",
+    "frames_for", "griffin_lim", "load_audio", "log_mel", "magnitudes", "mel_filters", "resample", "samples_for",
+    "save_audio",
 ]
 
 log = logging.getLogger(__name__)
 
 MAX_FRAMES = 2**40  # libsndfile's "unknown" is far beyond
+MAX_PEAK = 100.0  # 40 dB over full scale: whole numbers written as floats
+RATES = 1000, 768_000
 UPLOAD_BYTES, UPLOAD_SECONDS = 10 * 2**20, 60.0
 UPLOAD_RATES, UPLOAD_CHANNELS = (8000, 192000), 2
 BLOCK = 2**16  # frames
@@ -41,26 +45,41 @@ def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
         raise ValueError(f"{path}: samples without a header; export it as .wav or .flac")
     try:
         with soundfile.SoundFile(str(path)) as file:
-            report = file.extra_info
-            data_chunk = re.search(r"^data : (\d+) \(should be (\d+)\)", report, re.MULTILINE)
-            # a wav that was written to a pipe has the largest possible size in its header, and is whole
-            cut_wav = data_chunk and int(data_chunk[2]) < 0.99 * int(data_chunk[1]) < 0x7FFF0000
-            if cut_wav or "lacks an end-of-stream" in report:
-                raise TruncatedAudio(f"{path}: truncated; copy or export it again")
-            if file.frames == 0:
-                raise ValueError(f"{path}: holds no samples")
-            if file.frames > MAX_FRAMES:
-                raise ValueError(f"{path}: its header does not say how long it is; export it again")
+            _check_header(file, path)
             yield file
     except (soundfile.LibsndfileError, OSError) as error:
-        reason = "no such file" if not Path(path).exists() else f"not readable as audio ({error})"
+        reason = "no such file" if not os.path.exists(path) else f"not readable as audio ({error})"
         raise ValueError(f"{path}: {reason}") from error
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{str(path)!r}: no such file, half a surrogate pair is in its name") from error
+
+
+def _check_header(file: soundfile.SoundFile, path: str | Path) -> None:
+    report = file.extra_info
+    data_chunk = re.search(r"^data : (\d+) \(should be (\d+)\)", report, re.MULTILINE)
+    # a wav that was written to a pipe has the largest possible size in its header, and is whole
+    cut_wav = data_chunk and int(data_chunk[2]) < 0.99 * int(data_chunk[1]) < 0x7FFF0000
+    if cut_wav or "lacks an end-of-stream" in report:
+        raise TruncatedAudio(f"{path}: truncated; copy or export it again")
+    if file.frames == 0:
+        raise ValueError(f"{path}: holds no samples")
+    if not RATES[0] <= file.samplerate <= RATES[1]:
+        raise ValueError(f"{path}: {file.samplerate} samples a second, which is no rate of speech ({RATES[0]} to "
+                         f"{RATES[1]}); export it again from its source")
+    if file.frames > MAX_FRAMES:
+        raise ValueError(f"{path}: its header does not say how long it is; export it again")
 
 
 def audio_seconds(path: str | Path) -> float:
     """Length of a recording, from its header. ValueError as of `load_audio`, as far as the header tells."""
     with _opened(path) as file:
         return file.frames / file.samplerate
+
+
+def audio_rate(path: str | Path) -> int:
+    """Samples a second of a recording, from its header. ValueError as of `audio_seconds`."""
+    with _opened(path) as file:
+        return file.samplerate
 
 
 def check_upload(path: str | Path, max_bytes: int = UPLOAD_BYTES, max_seconds: float = UPLOAD_SECONDS) -> float:
@@ -70,7 +89,7 @@ def check_upload(path: str | Path, max_bytes: int = UPLOAD_BYTES, max_seconds: f
     blocks, up to the length that the header promises and no further. ValueError for one of more bytes or seconds than
     given, for a rate outside UPLOAD_RATES, more than UPLOAD_CHANNELS channels, and as of `load_audio`.
     """
-    size = Path(path).stat().st_size if Path(path).is_file() else 0
+    size = Path(path).stat().st_size if os.path.isfile(path) else 0
     if size > max_bytes:
         raise ValueError(f"{path}: {size / 2**20:.1f} MB are too many, at most {max_bytes / 2**20:.1f} MB are read; "
                          "send a shorter recording, or .flac")
@@ -97,21 +116,35 @@ def check_upload(path: str | Path, max_bytes: int = UPLOAD_BYTES, max_seconds: f
 def load_audio(path: str | Path, sample_rate: int, start: float = 0.0, seconds: float | None = None) -> Tensor:
     """The clip as mono float32 (samples,) at `sample_rate`, or `seconds` of it from `start` (in seconds).
 
-    Channels are averaged. ValueError names the file if it is missing, unreadable, truncated, empty or not finite.
+    Channels are averaged. ValueError names the file if it is missing, unreadable, truncated, empty, not finite, far
+    beyond full scale, or of a rate that no recording has.
     """
     with _opened(path) as file:
         file.seek(min(round(start * file.samplerate), file.frames))
         promised = file.frames - file.tell()
         count = promised if seconds is None else min(promised, round(seconds * file.samplerate))
-        samples = file.read(count, dtype="float32", always_2d=True).mean(axis=1)
+        samples = _decoded(file, count, path)
         source_rate = file.samplerate
     if samples.size < 0.99 * count:
         raise TruncatedAudio(f"{path}: truncated; copy or export it again")
-    if samples.size == 0:
+    wave = resample(torch.from_numpy(samples), source_rate, sample_rate)
+    if not len(wave):
         raise ValueError(f"{path}: holds no samples")
-    if not np.isfinite(samples).all():
-        raise ValueError(f"{path}: holds NaN or infinite samples; export it again from its source")
-    return resample(torch.from_numpy(samples), source_rate, sample_rate)
+    return wave
+
+
+def _decoded(file: soundfile.SoundFile, count: int, path: str | Path) -> np.ndarray:
+    """Up to `count` frames as mono float32, in blocks: memory is for what is there, not for what a header promises."""
+    blocks = []
+    while count > 0 and len(block := file.read(min(count, BLOCK), dtype="float32", always_2d=True)):
+        if not np.isfinite(block).all():
+            raise ValueError(f"{path}: holds NaN or infinite samples; export it again from its source")
+        if (peak := np.abs(block).max()) > MAX_PEAK:
+            raise ValueError(f"{path}: its samples reach {peak:g}, where 1 is full scale; export it again from its "
+                             "source")
+        blocks.append(block.mean(axis=1))
+        count -= len(block)
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
 
 def resample(wave: Tensor, source_rate: int, sample_rate: int) -> Tensor:

@@ -6,11 +6,28 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel, Field, NonNegativeInt
 
 from config import AudioConfig
+from text_files import read_json
 
 COMMAND = "python3 preprocess_mels.py -c CONFIG -m MODEL"
 FRAMES_FILE, INDEX_FILE = "frames.npy", "mels.json"
+
+
+class _Clip(BaseModel):
+    """Where a clip's mel is."""
+
+    path: str
+    start: NonNegativeInt
+    frames: NonNegativeInt
+
+
+class _Index(BaseModel):
+    """The content of INDEX_FILE, beside what made the mels."""
+
+    audio: dict
+    clips: list[_Clip] = Field(min_length=1)
 
 
 def write_mels(folder: str | Path, mels: Iterable[tuple[Path, np.ndarray]], audio: AudioConfig, source: dict) -> int:
@@ -63,16 +80,22 @@ def load_mels(folder: str | Path, paths: Sequence[Path], audio: AudioConfig) -> 
     if not (folder / INDEX_FILE).is_file():
         raise ValueError(f"{folder}: no mels; make them with: {COMMAND}")
     try:
-        index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+        index = _Index.model_validate(read_json(folder / INDEX_FILE))
         frames = np.load(folder / FRAMES_FILE, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder}: damaged ({error}); delete it, then: {COMMAND}") from error
-    if index["audio"] != audio.model_dump():
+        end = max(clip.start + clip.frames for clip in index.clips)
+        if frames.dtype != np.float16 or frames.ndim != 2 or len(frames) < end:
+            raise ValueError(f"{frames.dtype} of shape {frames.shape}, where {end} frames of float16 should be")
+    except (OSError, ValueError, EOFError, SyntaxError) as error:  # a damaged header of NumPy's is Python that is none
+        reason = str(error).splitlines()[0][:200]
+        raise ValueError(f"{folder}: damaged ({reason}); delete it, then: {COMMAND}") from error
+    if index.audio != audio.model_dump():
         raise ValueError(f"{folder}: its mels are of another audio section; make them anew with: {COMMAND}")
-    places = {clip["path"]: clip for clip in index["clips"]}
+    if frames.shape[1] != audio.n_mels:
+        raise ValueError(f"{folder}: damaged (mels of {frames.shape[1]} bands); delete it, then: {COMMAND}")
+    places = {clip.path: clip for clip in index.clips}
     missing = [str(path) for path in paths if str(path) not in places]
     if missing:
         raise ValueError(f"{folder}: {len(missing)} of {len(paths)} clips have no mel, first {missing[0]}; make them "
                          f"anew with: {COMMAND}, or leave these clips out of the filelist")
     chosen = (places[str(path)] for path in paths)
-    return [frames[clip["start"] : clip["start"] + clip["frames"]] for clip in chosen]
+    return [frames[clip.start : clip.start + clip.frames] for clip in chosen]

@@ -29,6 +29,8 @@ from preprocessing.report import write_report
 
 log = logging.getLogger(__name__)
 
+MOST_JOBS = 1024
+
 
 def process_all(recordings: list[Recording], options: Options, out: Path, jobs: int) -> list[Outcome]:
     """One outcome per recording, in order; finished ones are taken from the journal if nothing changed."""
@@ -54,7 +56,7 @@ def process_all(recordings: list[Recording], options: Options, out: Path, jobs: 
     if len(waiting) < len(first_of):
         log.info("%d of %d recordings are finished already", len(first_of) - len(waiting), len(first_of))
 
-    with journal.open("a", encoding="utf-8") as file, ProcessPoolExecutor(jobs) as pool:
+    with journal.open("a", encoding="utf-8") as file, ProcessPoolExecutor(min(jobs, max(1, len(waiting)))) as pool:
         tasks = {pool.submit(process, recordings[i], key, options, clips_folder): i for i, key in waiting}
         try:
             for task in tqdm(as_completed(tasks), total=len(tasks), unit="recording", disable=not tasks):
@@ -125,8 +127,8 @@ def preprocess(
     """Does what the command line does; returns the report. ValueError if no clip is left."""
     if not 0 <= validation_fraction < 1:
         raise ValueError(f"--validation-fraction {validation_fraction:g} must be at least 0 and less than 1")
-    if jobs < 1:
-        raise ValueError(f"--jobs {jobs} must be at least 1")
+    if not 1 <= jobs <= MOST_JOBS:
+        raise ValueError(f"--jobs {jobs} must be 1 to {MOST_JOBS}")
     filelists = [out / name for name in ("filelist.txt", "train.txt", "validation.txt")]
     if source.resolve() in [filelist.resolve() for filelist in filelists]:
         raise ValueError(f"{source}: would be overwritten by its result; give another -o")

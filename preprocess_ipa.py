@@ -13,7 +13,6 @@ import json
 import logging
 import multiprocessing
 import os
-import re
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -27,12 +26,14 @@ import cli
 from config import TextConfig
 from data_utils import DEFAULT_LANGUAGE, Clip, read_filelist, write_filelist
 from text import Frontend, build_frontend, normalize_ipa
+from text.lexicon import INLINE
 from text.symbols import STRESS_MARKS, stressed_share
 
 logger = logging.getLogger(__name__)
 
 PREVIEW_LINES = 5
 CHUNK_LINES = 500
+MOST_JOBS = 1024
 CHUNKS_PER_PROCESS = 20  # fewer are done before a further process has started
 
 IPA_LETTERS = set("əɛɪɔʊʃʒŋɡɾʁɹɐɑʌθɕɲ")  # orthographies have some of them too (Azerbaijani, Ewe)
@@ -88,8 +89,8 @@ def parse_arguments() -> argparse.Namespace:
                         help="who speaks en-us and en-gb; misaki needs requirements-misaki.txt")
     parser.add_argument("--frontend", choices=["ipa", "bytes"], default="ipa")
     arguments = parser.parse_args()
-    if arguments.jobs < 1:
-        raise ValueError(f"--jobs {arguments.jobs}: at least 1")
+    if not 1 <= arguments.jobs <= MOST_JOBS:
+        raise ValueError(f"--jobs {arguments.jobs}: 1 to {MOST_JOBS}")
     return arguments
 
 
@@ -102,7 +103,7 @@ def with_languages(clips: list[Clip], language: str | None, source: Path) -> lis
 
 def check_input_type(clips: list[Clip], input_type: str, source: Path) -> None:
     """ValueError if text looks like IPA, or IPA like text: its letters give it away."""
-    texts = [re.sub(r"\[\[.*?\]\]", "", clip.text) for clip in clips]
+    texts = [INLINE.sub("", clip.text) for clip in clips]
     stressed = stressed_share(texts)
     if input_type == "text" and stressed > 0.5:
         raise ValueError(f"{source}: {stressed:.0%} of the lines hold stress or length marks; if they are IPA already, "

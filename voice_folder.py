@@ -17,10 +17,12 @@ from typing import Any, Literal
 import safetensors.torch
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 from torch import Tensor
 
 from checkpoints import BEST_FILE, network_weights, read_checkpoint, require_checkpoint, saved_steps
 from decoding.weights import to_int8
+from stage_content import checked_stage
 
 log = logging.getLogger(__name__)
 
@@ -120,13 +122,14 @@ def read_stage(folder: Path, stage: str) -> dict:
         raise ValueError(f"{path}: damaged, or of another voice than {MODEL_FILE} beside it; export the voice again")
     try:
         stored = safetensors.torch.load(content)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: holds no weights ({error}); export the voice again") from error
-    weights = {name: _single(name, stored) for name in stored if not name.endswith(SCALE)}
-    metadata = entry.metadata
-    if metadata["config"]["text"]["lexicon"]:
-        metadata["config"]["text"]["lexicon"] = str(folder / LEXICON_FILE)
-    return {**metadata, "stage": stage, "step": entry.step, "weights": weights, "ema": None}
+        weights = {name: _single(name, stored) for name in stored if not name.endswith(SCALE)}
+    except (SafetensorError, KeyError, RuntimeError, ValueError) as error:  # its SHA-256 is right, it was written so
+        raise ValueError(f"{path}: no weights of a voice ({error}); export the voice again") from error
+    read = {**entry.metadata, "stage": stage, "step": entry.step, "weights": weights, "ema": None}
+    read = checked_stage(read, path)
+    if read["config"]["text"]["lexicon"]:
+        read["config"]["text"]["lexicon"] = str(folder / LEXICON_FILE)
+    return read
 
 
 def write_voice(
@@ -172,7 +175,7 @@ def _chosen(folder: Path, best: bool) -> dict:
         return require_stage(folder, "train it")
     if is_exported(folder.parent):
         raise ValueError(f"{folder.parent}: an exported voice has one checkpoint of a stage; leave out --best")
-    return read_checkpoint(folder / BEST_FILE)
+    return checked_stage(read_checkpoint(folder / BEST_FILE), folder / BEST_FILE)
 
 
 def _write_stage(

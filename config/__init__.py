@@ -1,7 +1,6 @@
 """JSON configs as typed, frozen sections: every unknown or wrong key is reported at once, with its path."""
 
 import difflib
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -45,6 +44,7 @@ from config.stages import (
     TrainConfig,
     VocoderStage,
 )
+from text_files import read_json
 
 __all__ = [
     "AlignedConfig", "AlignedStage", "AlignerConfig", "AlignerStage", "AudioConfig", "AutoregressiveDecoderConfig",
@@ -119,13 +119,7 @@ class Config(Section):
 def load_config(path: str | Path) -> Config:
     """The config in a JSON file. ValueError names the file and every wrong key with its path and the mend."""
     path = Path(path)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: no such config file ({error.strerror})") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from error
-    return parse_config(values, str(path))
+    return parse_config(read_json(path, "config file"), str(path))
 
 
 def parse_config(values: Any, source: str) -> Config:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from config.section import Fraction, Positive, Section, check_lookahead
+from config.section import Count, Fraction, Section, Size, check_lookahead
 
 
 class EncodecConfig(Section):
@@ -35,18 +35,18 @@ class FSQConfig(Section):
     """Finite scalar quantisation (arXiv 2309.15505), several codebooks side by side."""
 
     kind: Literal["fsq"] = "fsq"
-    levels: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] = [8, 5, 5, 5]
+    levels: Annotated[list[Annotated[int, Field(ge=2, le=1000)]], Field(min_length=1, max_length=16)] = [8, 5, 5, 5]
     """Levels of each dimension of one codebook; their product is its size."""
-    n_codebooks: Positive = 4
+    n_codebooks: Count = 4
 
 
 class RVQConfig(Section):
     """Residual vector quantisation (SoundStream, arXiv 2107.03312): each codebook refines the ones before."""
 
     kind: Literal["rvq"] = "rvq"
-    n_codebooks: Positive = 8
-    codebook_size: Annotated[int, Field(ge=2)] = 1024
-    latent_size: Positive = 128
+    n_codebooks: Count = 8
+    codebook_size: Annotated[int, Field(ge=2, le=2**17)] = 1024
+    latent_size: Size = 128
     """Dimensions of a code's vector."""
     decay: Fraction = 0.99
     """Of the moving averages that the codebooks follow."""
@@ -60,7 +60,7 @@ class GaussianConfig(Section):
     """Continuous latents with a KL to the standard normal; no codes, so not for a language model over tokens."""
 
     kind: Literal["gaussian"] = "gaussian"
-    latent_size: Positive = 64
+    latent_size: Size = 64
 
 
 BottleneckConfig = FSQConfig | RVQConfig | GaussianConfig
@@ -72,16 +72,16 @@ class MelCodecConfig(Section):
     kind: Literal["mel"] = "mel"
     stride: Annotated[int, Field(ge=1, le=8)] = 4
     """Mel frames per code frame."""
-    samples_per_code: Positive | None = None
+    samples_per_code: Size | None = None
     """Samples that a code frame is meant to stand for, checked to be stride x audio.hop_length; null: not checked."""
     bottleneck: Annotated[BottleneckConfig, Field(discriminator="kind")] = FSQConfig()
-    hidden_size: Positive = 384
-    encoder_layers: Positive = 6
-    decoder_layers: Positive = 8
+    hidden_size: Size = 384
+    encoder_layers: Count = 6
+    decoder_layers: Count = 8
     lookahead: Annotated[int, Field(ge=0)] | None = None
     """Code frames that the decoder hears ahead, all layers together, and thus how late a stream is first heard; null: 3
     a layer."""
-    ctc_upsample: Positive = 2
+    ctc_upsample: Count = 2
     """Symbol predictions a code frame, where train.codec.loss_weights has ctc: they must outnumber the symbols."""
 
     @model_validator(mode="after")

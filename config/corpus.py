@@ -4,17 +4,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from config.section import Positive, PositiveFloat, Section
+from config.section import Count, Positive, PositiveFloat, Section
+
+MOST_OVERLAP = 64  # every sample is in so many frames
 
 
 class AudioConfig(Section):
     """The one mel definition; two stages fit together only if theirs are equal."""
 
-    sample_rate: Positive = 22050
-    n_fft: Positive = 1024
+    sample_rate: Annotated[int, Field(gt=0, le=768_000)] = 22050
+    n_fft: Annotated[int, Field(gt=0, le=2**16)] = 1024
     win_length: Positive = 1024
     hop_length: Positive = 256
-    n_mels: Positive = 80
+    n_mels: Count = 80
     f_min: Annotated[float, Field(ge=0)] = 0.0
     f_max: PositiveFloat | None = None
     """Upper edge of the highest mel band in Hz; null is half the sample rate."""
@@ -29,6 +31,11 @@ class AudioConfig(Section):
     def check(self):
         if self.win_length > self.n_fft:
             raise ValueError(f"win_length {self.win_length} is longer than n_fft {self.n_fft}")
+        if self.hop_length > self.win_length:
+            raise ValueError(f"hop_length {self.hop_length} is longer than win_length {self.win_length}: what lies "
+                             "between two frames would not be heard")
+        if self.n_fft > MOST_OVERLAP * self.hop_length:
+            raise ValueError(f"n_fft {self.n_fft} is more than {MOST_OVERLAP} times hop_length {self.hop_length}")
         if (self.n_fft - self.hop_length) % 2:
             raise ValueError("n_fft - hop_length must be even")
         if not self.f_min < (self.f_max or self.sample_rate / 2) <= self.sample_rate / 2:
@@ -84,7 +91,7 @@ class DataConfig(Section):
     """`own`: durations of our own aligner, else a folder of TextGrids as the Montreal Forced Aligner writes them."""
     min_seconds: PositiveFloat = 0.4
     max_seconds: PositiveFloat = 12.0
-    workers: Annotated[int, Field(ge=0)] = 2
+    workers: Annotated[int, Field(ge=0, le=1000)] = 2
 
     @model_validator(mode="after")
     def check(self):

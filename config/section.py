@@ -4,7 +4,11 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, lt=2**31)]
+Size = Annotated[int, Field(gt=0, le=2**17)]
+"""Width of a network."""
+Count = Annotated[int, Field(gt=0, le=1000)]
+"""Of its parts."""
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -15,7 +19,7 @@ def _odd(size: int) -> int:
     return size
 
 
-Odd = Annotated[int, Field(gt=0), AfterValidator(_odd)]
+Odd = Annotated[int, Field(gt=0, le=999), AfterValidator(_odd)]
 
 
 def check_lookahead(lookahead: int | None, n_convolutions: int) -> None:
@@ -29,4 +33,4 @@ def check_lookahead(lookahead: int | None, n_convolutions: int) -> None:
 class Section(BaseModel):
     """A part of the config: immutable, and strict about names."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -11,8 +11,8 @@ from evaluation.quality import Figures, measure_utterance
 from evaluation.recognition import load_recognizer
 from evaluation.report import TOTAL, write_report
 from evaluation.rows import COPIES, ROWS, Copier
-from evaluation.utterances import Utterance, find_waves, native_rate, read_utterances
-from mel_processing import load_audio, save_audio
+from evaluation.utterances import Utterance, find_waves, read_utterances
+from mel_processing import audio_rate, load_audio, save_audio
 from voice_folder import has_stage
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def _makers(
     """Row -> how its waves are made, for those that can be."""
 
     def read(path: Path) -> tuple[Tensor, int, Figures]:
-        rate = native_rate(path)
+        rate = audio_rate(path)
         return load_audio(path, rate), rate, {}
 
     def copied(row: str) -> Maker:

@@ -1,5 +1,6 @@
 """What is to be said: the lines of filelists, as an evaluation needs them."""
 
+import os
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -48,21 +49,13 @@ def read_utterances(filelists: Sequence[Path], language: str, limit: int | None 
             stem = clip.path.stem
             name = stem if stems[stem] == 1 else f"{clip.speaker}_{stem}"
             spoken = language if clip.language == DEFAULT_LANGUAGE else clip.language
-            recording = clip.path if clip.path.is_file() else None
+            recording = clip.path if os.path.isfile(clip.path) else None
             utterances.append(Utterance(name, clip.text, clip.speaker, spoken, recording))
     name, count = Counter(utterance.name for utterance in utterances).most_common(1)[0]
     if count > 1:
         raise ValueError(f"{', '.join(map(str, filelists))}: {count} lines would be written to {name}.wav; give each "
                          "path another name")
     return utterances
-
-
-def native_rate(path: Path) -> int:
-    """Sample rate of a file in Hz. ValueError if it is no audio."""
-    try:
-        return soundfile.info(str(path)).samplerate
-    except soundfile.LibsndfileError as error:
-        raise ValueError(f"{path}: not readable as audio ({error})") from error
 
 
 def find_waves(folder: Path, utterances: Sequence[Utterance]) -> dict[str, Path]:

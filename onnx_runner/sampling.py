@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+MAX_TEMPERATURE = 10.0
+MAX_WINDOW = 10_000
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -18,8 +21,10 @@ class Sampling:
     def __post_init__(self):
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p {self.top_p}: must lie in (0, 1]")
-        if not (self.temperature >= 0 and self.top_k >= 0 and self.repetition_window >= 0):
-            raise ValueError("temperature, top_k and repetition_window must be 0 (off) or more")
+        if not (0 <= self.temperature <= MAX_TEMPERATURE and self.top_k >= 0 and
+                0 <= self.repetition_window <= MAX_WINDOW):
+            raise ValueError("temperature, top_k and repetition_window must be 0 (off) or more, the temperature at "
+                             f"most {MAX_TEMPERATURE:g} and the window {MAX_WINDOW}")
 
 
 def choose(logits: np.ndarray, sampling: Sampling, recent: np.ndarray, uniform: np.ndarray | None) -> np.ndarray:

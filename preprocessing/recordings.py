@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_utils import Clip, read_filelist
+from data_utils import Clip, is_name, read_filelist
 from text_files import read_text
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
@@ -30,8 +30,8 @@ def find_recordings(source: Path, clips_folder: Path, speaker: str | None, langu
     What lies in `clips_folder`, where the results go, is not taken for recordings.
     """
     for option, value in (("--speaker", speaker), ("--language", language)):
-        if value is not None and (not value.strip() or "|" in value):
-            raise ValueError(f"{option} '{value}': must be a name without '|'")
+        if value is not None and not is_name(value):
+            raise ValueError(f"{option} '{value}': must be a name without '|', '/' and '\\'")
     needs_text = False
     if source.is_file():
         root = source.parent

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 BATCH_SIZE = 8  # pieces spoken together
 RETRIES = 2
+MAX_RETRIES = 100
 SEED_STEP = 0x9E3779B97F4A7C15  # SplitMix64's, so that neighbouring seeds and parts have nothing in common
 ODD = {"length": "cut off at its length bound", "stuck": "repeats itself, and was cut off", "silent": "falls silent"}
 
@@ -89,6 +90,8 @@ class Synthesizer:
         `stream_part` and then `Joined`. The options, and what is refused at once, are those of `stream`."""
         for _, name in [("", language), *split_passages(text, language)]:
             self.system.check(name, speaker)
+        if not 0 <= retries <= MAX_RETRIES:
+            raise ValueError(f"retries {retries}: must be 0 to {MAX_RETRIES}")
         if reference is None and reference_text is not None:
             raise ValueError("a reference's text is of use only with the reference itself")
         said = ""

@@ -9,8 +9,16 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from hypothesis import HealthCheck, Phase, settings
 
 import cli
+
+# pytest --hypothesis-profile=thorough is for a search over night; a test run has a few inputs, always the same ones
+settings.register_profile("suite", max_examples=25, derandomize=True, database=None, deadline=None,
+                          phases=[Phase.explicit, Phase.generate],  # to shrink an input can take minutes
+                          suppress_health_check=list(HealthCheck))
+settings.register_profile("thorough", settings.get_profile("suite"), max_examples=3000, derandomize=False)
+settings.load_profile("suite")
 
 TINY_CONFIG = {
     "data": {

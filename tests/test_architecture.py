@@ -10,9 +10,10 @@ ROOT = Path(__file__).parents[1]
 LIBRARIES = {
     # what each may import of ours; a name stands for the module or package and all in it
     "cli": {"launcher"}, "launcher": set(), "processes": {"launcher"}, "sharding": {"launcher"},
-    "plotting": set(), "checkpoints": set(), "arrow_files": set(), "code_shards": set(),
-    "codes_cache": {"arrow_files", "code_shards"}, "config": {"config"}, "fine_tuning": set(),
-    "names": set(), "mel_processing": {"config"}, "voice_folder": {"checkpoints", "decoding.weights"},
+    "plotting": set(), "checkpoints": {"stage_content"}, "stage_content": {"config"}, "arrow_files": set(),
+    "code_shards": set(), "codes_cache": {"arrow_files", "code_shards", "text_files"},
+    "config": {"config", "text_files"}, "fine_tuning": set(),
+    "names": set(), "mel_processing": {"config"}, "voice_folder": {"checkpoints", "decoding.weights", "stage_content"},
     "run_logs": {"processes"}, "step_memory": set(), "guards": {"config"}, "batch_parts": set(),
     "run_state": {"config", "checkpoints", "fine_tuning", "guards", "optimization", "processes", "random_state",
                   "sharding", "voice_folder"},
@@ -30,7 +31,7 @@ LIBRARIES = {
     "text": {"text", "config", "text_files"}, "text_files": set(),
     "models": {"models", "config", "checkpoints", "voice_folder"},
     "preprocessing": {"preprocessing", "config", "mel_processing", "data_utils", "text_files"},
-    "durations_cache": {"arrow_files"}, "mels_cache": {"config"},
+    "durations_cache": {"arrow_files", "text_files"}, "mels_cache": {"config", "text_files"},
     "alignments": {"alignments", "config", "mel_processing", "data_utils", "text"},
     "evaluation": {"evaluation", "config", "checkpoints", "data_utils", "losses", "mel_processing", "models",
                    "plotting", "preprocessing", "prosody", "voice_folder"},

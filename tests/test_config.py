@@ -120,8 +120,21 @@ def test_unreadable_configs_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"my.json: not valid JSON: .*line 1"):
         load_config(path)
     path.write_bytes(b'{"data": "\xff"}')
-    with pytest.raises(ValueError, match=r"my.json: not valid JSON"):
+    with pytest.raises(ValueError, match=r"my.json: not UTF-8 .*; save it as UTF-8"):
         load_config(path)
+    for content, reason in (
+        ('{"data": {}, "data": {}}', "the key 'data' is given 2 times in one section; leave one"),
+        ('{"audio": {"floor": NaN}}', "NaN is no number of JSON"),
+        ('{"audio": {"f_max": 1' + "0" * 5000 + "}}", "4300"),
+        ("[" * 100_000, "brackets inside brackets"),
+    ):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=rf"my.json: not valid JSON: .*{reason}"):
+            load_config(path)
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_config(tmp_path)
+    with pytest.raises(ValueError, match="no such config file"):
+        load_config("a\0b")
     with pytest.raises(ValueError, match=r"deeper.json: no such config file"):
         load_config(tmp_path / "my.json" / "deeper.json")
     path.write_text("[]")

@@ -43,6 +43,13 @@ def test_what_is_written_is_read(tmp_path):
     assert [path.name for path in (tmp_path / "lists").iterdir()] == ["train.txt"]
 
 
+def test_names_that_lead_to_other_folders_are_refused(tmp_path):
+    for name in ("../../etc", "/etc", "..", "a\\b", "a/b"):
+        path = write(tmp_path / "list.txt", f"a.wav|{name}|one\n")
+        with pytest.raises(ValueError, match=r"line 1: a speaker or language that is no name.* must not hold / or"):
+            read_filelist(path)
+
+
 def test_an_interrupted_write_leaves_the_old_filelist(tmp_path):
     path = write(tmp_path / "list.txt", "a.wav|one\n")
 

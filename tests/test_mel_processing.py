@@ -13,6 +13,7 @@ import torch
 from config import AudioConfig
 from mel_processing import (
     TruncatedAudio,
+    audio_rate,
     audio_seconds,
     check_upload,
     frames_for,
@@ -281,3 +282,28 @@ def test_griffin_lim_gives_a_wave_with_this_mel(config):
     assert error < 0.3
     assert error < 0.2 * noise[..., frames].abs().mean()
     torch.testing.assert_close(griffin_lim(mel, config), rebuilt)
+
+
+def test_headers_that_lie(tmp_path):
+    wave = 0.3 * np.sin(np.arange(24_000) / 20)
+    path = tmp_path / "lies.flac"
+    soundfile.write(path, wave, 24_000)
+    content = bytearray(path.read_bytes())
+    content[21:26] = bytes([content[21] | 0x0F]) + b"\xff" * 4  # STREAMINFO's number of samples: 2 ** 36 - 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"lies\.flac: (truncated|not readable)"):  # not a MemoryError for 256 GiB
+        load_audio(path, 22050)
+    for rate in (1, 2**31 - 1):
+        soundfile.write(tmp_path / "rate.wav", wave, rate)
+        for read in (audio_seconds, audio_rate, lambda path: load_audio(path, 22050)):
+            with pytest.raises(ValueError, match=rf"rate.wav: {rate} samples a second, which is no rate of speech"):
+                read(tmp_path / "rate.wav")
+    soundfile.write(tmp_path / "loud.wav", 32767 * wave, 24_000, subtype="FLOAT")
+    with pytest.raises(ValueError, match=r"loud.wav: its samples reach 98\d\d\.?\d*, where 1 is full scale"):
+        load_audio(tmp_path / "loud.wav", 22050)
+    soundfile.write(tmp_path / "wide.wav", np.stack([wave[:9000]] * 1000, 1), 22050, subtype="FLOAT")
+    assert torch.allclose(load_audio(tmp_path / "wide.wav", 22050), torch.from_numpy(wave[:9000]).float(), atol=1e-6)
+    with pytest.raises(ValueError, match="no such file"):
+        load_audio(tmp_path / ("a" * 300), 22050)
+    with pytest.raises(ValueError, match="half a surrogate pair"):
+        load_audio(tmp_path / "\ud800.wav", 22050)

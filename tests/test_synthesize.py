@@ -142,7 +142,7 @@ def test_mistakes_of_the_command_line(chain, tmp_path, capsys):
         ([*speak, ""], "nothing to s"), ([*speak, "  \n"], "nothing to s"), ([*speak, "!?"], "nothing to s"),
         (["-m", "tiny", "-o", out, "--ipa", "§§"], "no known symbol in '§§'"),
         (["-m", "tiny", "-o", out, "--ipa", ""], "nothing to say"),
-        ([*speak, TEXT, "--temperature", -1], "temperature -1.0: must be 0 (greedy) or more"),
+        ([*speak, TEXT, "--temperature", -1], "temperature -1.0: must be 0 (greedy) to 10"),
         (["-m", "tiny", "-o", tmp_path / "a.xyz", "--text", TEXT], "a.xyz: cannot write .xyz; use .wav"),
         (["-m", "none", "-o", out, "--text", TEXT], "checkpoints/none/llm: no checkpoint; train one first: python3"),
     ]

@@ -9,6 +9,7 @@ from config import TextConfig
 from text import build_frontend, normalize_ipa, split_sentences
 from text.espeak import languages
 from text.normalize import normalize
+from text.passages import split_passages
 from text.symbols import MARKS, SPECIALS, SYMBOLS
 
 SENTENCES = {
@@ -144,7 +145,7 @@ def test_inline_ipa(frontend):
     assert frontend.phonemize("Hello [[wˈɜːld]], yes.", "en-us") == "həlˈoʊ wˈɜːld, jˈɛs."
     assert frontend.phonemize('"[[aː]]"!', "de") == '"aː"!'
     assert frontend.phonemize("[[a]] [[i]]", "de") == "a i"
-    for bad in ("[[a b", "a]] b", "[[]] c"):
+    for bad in ("[[a b", "a]] b", "[[]] c", "[[a [[b]]", "[[a]] ]] [["):
         with pytest.raises(ValueError, match=r"\[\["):
             frontend.phonemize(bad, "en-us")
 
@@ -231,3 +232,19 @@ def test_split_sentences():
     assert split_sentences("你好。我是学生！", "cmn") == ["你好。", "我是学生！"]
     assert split_sentences("Am 3. Mai. Gut.", "de") == ["Am 3. Mai.", "Gut."]
     assert split_sentences("  ", "en-us") == []
+
+
+def test_a_long_text_takes_time_in_proportion(frontend):
+    # with the square of its length, each of these took half a minute and more
+    assert normalize(" " * 100_000 + "a", "en-us") == "a"
+    assert normalize("a" + " " * 100_000 + "»", "fr") == 'a"'
+    with pytest.raises(ValueError, match="do not pair up") as error:
+        frontend.phonemize("[[" * 50_000, "en-us")
+    assert len(str(error.value)) < 300
+    with pytest.raises(ValueError, match="mark a passage"):
+        split_passages('<lang xml:lang="de">' * 5_000, "en-us")
+
+
+def test_half_a_surrogate_pair_is_left_out(frontend):
+    assert split_sentences("Good\ud800 day. Yes.", "en-us") == ["Good day.", "Yes."]
+    assert frontend.phonemize("Good\udfff day", "en-us") == frontend.phonemize("Good day", "en-us")

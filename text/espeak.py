@@ -1,15 +1,15 @@
 """One language of espeak-ng, through phonemizer, from the library that espeakng-loader carries."""
 
-import ctypes
 import difflib
 import re
 import unicodedata
 from functools import cache
 
 import espeakng_loader
-from phonemizer.backend.espeak.api import EspeakAPI
 from phonemizer.backend.espeak.wrapper import EspeakWrapper
 
+from text.errors import quoted
+from text.espeak_process import espeak_process
 from text.symbols import normalize_ipa
 
 _ALIASES = {"en": "en-us", "fr": "fr-fr", "zh": "cmn", "zh-cn": "cmn", "no": "nb", "en-uk": "en-gb", "pt-pt": "pt"}
@@ -47,7 +47,7 @@ def espeak_language(language: str) -> str:
         close = difflib.get_close_matches(name, languages(), n=4, cutoff=0.5)
         close = close or [known for known in languages() if known.startswith(name[:2])][:4]
         hint = f"did you mean {', '.join(close)}?" if close else f"known are {', '.join(languages())}"
-        raise ValueError(f"unknown language {language!r}: {hint}")
+        raise ValueError(f"unknown language {quoted(language)}: {hint}")
     return name
 
 
@@ -62,16 +62,15 @@ class Espeak:
     def __init__(self, language: str):
         _use_packaged_library()
         self.language = espeak_language(language)
-        self._wrapper = EspeakWrapper()
-        voices = {voice.language.lower(): voice.language for voice in self._wrapper.available_voices()}
-        self._wrapper.set_voice(voices[self.language])
-        self._mnemonics = _Mnemonics(voices[self.language]) if self.language.startswith("cmn") else None
+        self._voice = {voice.language.lower(): voice.language for voice in EspeakWrapper().available_voices()}[
+            self.language]
 
     def ipa(self, text: str) -> str:
-        """The IPA of a text without marks, in the table's spelling; empty if there is nothing to speak."""
-        ipa = self._wrapper.text_to_phonemes(text)
-        if self._mnemonics:
-            ipa = _with_mandarin_tones(text, ipa, self._mnemonics(text))
+        """The IPA of a text without marks, in the table's spelling; empty if there is nothing to speak. ValueError for
+        one that espeak-ng crashes at."""
+        ipa, mnemonics = espeak_process()(self._voice, text)
+        if self.language.startswith("cmn"):
+            ipa = _with_mandarin_tones(text, ipa, mnemonics)
         elif self.language in _TONAL:
             ipa = re.sub(r"ɜ(?!ː)", "3", ipa)
         ipa = _SWITCH.sub("", unicodedata.normalize("NFD", ipa.replace("_", "")))
@@ -82,22 +81,6 @@ class Espeak:
         return normalize_ipa(_NO_SOUND.sub("", ipa))
 
 
-class _Mnemonics:
-    """espeak-ng's own phoneme names, which phonemizer does not offer."""
-
-    def __init__(self, voice: str):
-        self._api = EspeakAPI(espeakng_loader.get_library_path(), espeakng_loader.get_data_path())
-        identifiers = {v.language: v.identifier for v in EspeakWrapper().available_voices()}
-        self._api.set_voice_by_name(identifiers[voice].encode())
-
-    def __call__(self, text: str) -> str:
-        pointer = ctypes.pointer(ctypes.c_char_p(text.encode()))
-        clauses = []
-        while pointer.contents.value is not None:
-            clauses.append(self._api.text_to_phonemes(pointer, 1, ord("_") << 8) or b"")
-        return " ".join(clause.decode() for clause in clauses)
-
-
 def _with_mandarin_tones(text: str, ipa: str, mnemonics: str) -> str:
     """Puts the tone numbers 1 to 5 in place of the tones' first digits. ValueError if the two do not match."""
     foreign = r"(\([\w-]+\).*?(?:\(cmn[\w-]*\)|$))"
@@ -106,8 +89,8 @@ def _with_mandarin_tones(text: str, ipa: str, mnemonics: str) -> str:
     parts = re.split(foreign, ipa)
     tone = re.compile(r"[1235ɜ](?=[_ ]|$)")
     if sum(len(tone.findall(part)) for part in parts[::2]) != len(contours):
-        raise ValueError(f"the tones of {text!r} cannot be told: espeak-ng mixes other scripts with Mandarin there; "
-                         "write it in Chinese characters")
+        raise ValueError(f"the tones of {quoted(text)} cannot be told: espeak-ng mixes other scripts with Mandarin "
+                         "there; write it in Chinese characters")
     remaining = iter(contours)
     parts[::2] = [tone.sub(lambda _: _MANDARIN_TONES[next(remaining)], part) for part in parts[::2]]
     return "".join(parts)

@@ -6,6 +6,8 @@ from functools import cache
 import fugashi
 import unidic_lite
 
+from text.errors import quoted
+
 _KANJI = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff々〆ヶ]")
 _SUFFIXES = ("助詞", "助動詞", "接尾辞")  # particle, auxiliary, suffix: spoken with the word before
 
@@ -24,7 +26,8 @@ def kana(text: str) -> str:
     for word in _tagger()(text):
         reading = word.feature.pron or word.surface
         if _KANJI.search(reading):
-            raise ValueError(f"no reading for {word.surface!r}: write it in kana, or give its pronunciation as [[ipa]]")
+            raise ValueError(f"no reading for {quoted(word.surface)}: write it in kana, or give its pronunciation as "
+                             "[[ipa]]")
         if phrases and word.feature.pos1 in _SUFFIXES and not word.white_space:
             phrases[-1] += reading
         else:

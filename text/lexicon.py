@@ -5,11 +5,12 @@ import re
 import unicodedata
 from pathlib import Path
 
+from text.errors import quoted
 from text.normalize import OVERRIDE, normalize
 from text.symbols import SYMBOLS, normalize_ipa
 from text_files import read_text
 
-_INLINE = re.compile(r"\[\[(.*?)\]\]")
+INLINE = re.compile(r"\[\[((?:(?!\[\[|\]\]).)*)\]\]")
 # scripts written without spaces: a word may start and end anywhere
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u3040-\u30ff\u3400-\u9fff]")
 
@@ -68,10 +69,10 @@ class Lexicon:
 
 def take_inline(text: str) -> tuple[str, list[str]]:
     """The text with OVERRIDE for every `[[ipa]]`, and the IPA of each. ValueError for one that is not closed."""
-    overrides = [normalize_ipa(ipa) for ipa in _INLINE.findall(text)]
-    text = _INLINE.sub(OVERRIDE, text.replace(OVERRIDE, ""))
+    overrides = [normalize_ipa(ipa) for ipa in INLINE.findall(text)]
+    text = INLINE.sub(OVERRIDE, text.replace(OVERRIDE, ""))
     if "[[" in text or "]]" in text:
-        raise ValueError(f"'[[' and ']]' do not pair up in {text.replace(OVERRIDE, '[[...]]')!r}: write [[ipa]]")
+        raise ValueError(f"'[[' and ']]' do not pair up in {quoted(text.replace(OVERRIDE, '[[...]]'))}: write [[ipa]]")
     if not all(overrides):
         raise ValueError("empty [[ ]] in the text: write the IPA of a word between the brackets")
     return text, overrides
@@ -99,16 +100,16 @@ def _read(path: Path) -> dict[str, str]:
             continue
         fields = line.split("\t")
         if len(fields) != 2 or not all(field.strip() for field in fields):
-            problems.append(f"line {number}: expected word<TAB>ipa, got {line!r}")
+            problems.append(f"line {number}: expected word<TAB>ipa, got {quoted(line)}")
             continue
         word, ipa = _fold(normalize(fields[0], "und")), normalize_ipa(fields[1])
         unknown = sorted(set(ipa) - set(SYMBOLS))
         if not word:
-            problems.append(f"line {number}: nothing to match in {fields[0]!r}")
+            problems.append(f"line {number}: nothing to match in {quoted(fields[0])}")
         elif unknown:
             problems.append(f"line {number}: not in the symbol table: " + " ".join(map(_name, unknown)))
         elif entries.get(word, ipa) != ipa:
-            problems.append(f"line {number}: {fields[0]!r} is given twice")
+            problems.append(f"line {number}: {quoted(fields[0])} is given twice")
         else:
             entries[word] = ipa
     if problems:

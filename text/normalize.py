@@ -44,18 +44,19 @@ def normalize(text: str, language: str) -> str:
     text = _MISSING_SPACE.sub(" ", text)
     text = re.sub(r"(?<=\d)[–−](?=\d)", "-", text)
     if language.startswith("fr"):
-        text = re.sub(r"(?<=«)\s+|\s+(?=»)", "", text)
+        text = re.sub(r"(?<=«)\s+|(?<!\s)\s+(?=»)", "", text)
     if language.split("-")[0] in ("el", "grc"):
         text = re.sub("[;\u037e]", "?", text).replace("·", ";").replace("\u0387", ";")
     text = "".join(map(_shape, text.translate(_MAP)))
     text = unicodedata.normalize("NFC", text).translate(_MAP)
     text = _JOINER.sub("", "".join(map(_visible, text)))
 
+    # (?<!\s): a run of spaces is looked at from its beginning alone, else a long one would take the square of its time
     text = re.sub(r"\.{2,}|…+", "…", text)
-    text = re.sub(r"\s*(?:--+|—)\s*|(?<!\d)\s-\s|\s-\s(?!\d)", " — ", text)
+    text = re.sub(r"(?:(?<!\s)\s+)?(?:--+|—)\s*|(?<!\d)\s-\s|\s-\s(?!\d)", " — ", text)
     text = re.sub(r"([!?,;:])\1+", r"\1", text)
     text = re.sub(r"…(?=\w)", "… ", text)
-    text = re.sub(r"\s+(?=[,!?;:…)]|\.(?!\w))", "", text)
+    text = re.sub(r"(?<!\s)\s+(?=[,!?;:…)]|\.(?!\w))", "", text)
     text = re.sub(r"\(\s+", "(", text)
     return re.sub(r"\s+", " ", text).strip()
 

@@ -2,7 +2,9 @@
 
 import re
 
-_PASSAGE = re.compile(r'<lang\s+xml:lang\s*=\s*"([^"]+)"\s*>(.*?)</lang\s*>', re.DOTALL)
+from text.errors import quoted
+
+_PASSAGE = re.compile(r'<lang\s+xml:lang\s*=\s*"([^"]+)"\s*>((?:(?!<lang\b).)*?)</lang\s*>', re.DOTALL)
 _TAG = re.compile(r"</?lang\b[^>]*>?")
 
 
@@ -18,6 +20,6 @@ def split_passages(text: str, language: str) -> list[tuple[str, str]]:
     passages.append((text[start:], language))
     for passage, _ in passages:
         if tag := _TAG.search(passage):
-            raise ValueError(f'{tag[0]!r} in the text: mark a passage with <lang xml:lang="de">...</lang>, and none '
-                             "inside another")
+            raise ValueError(f'{quoted(tag[0])} in the text: mark a passage with <lang xml:lang="de">...</lang>, and '
+                             "none inside another")
     return [(passage, name) for passage, name in passages if passage.strip()]

@@ -81,7 +81,8 @@ def alignment_units(ipa: str) -> list[AlignmentUnit]:
     Punctuation at either end of the text is one with the silence there, which has its time.
     """
     symbols, groups = normalize_ipa(ipa), phoneme_groups(ipa)
-    inside = groups[bool(groups) and groups[0].kind == "pause" : len(groups) - (groups[-1].kind == "pause")]
+    pauses = [i for i, group in enumerate(groups) if group.kind == "pause"]
+    inside = groups[0 in pauses : len(groups) - (len(groups) - 1 in pauses)]
     units = [
         AlignmentUnit(symbols[g.head], g.head + 1, False) if g.kind == "phone"
         else AlignmentUnit(SILENCE, g.head + 1, True) for g in inside

@@ -3,7 +3,7 @@
 import re
 
 from text.english import VARIETIES, Misaki
-from text.errors import Unspeakable
+from text.errors import Unspeakable, quoted
 from text.espeak import Espeak, espeak_language
 from text.japanese import kana
 from text.lexicon import Lexicon, take_inline
@@ -40,7 +40,7 @@ class Phonemizer:
         )
         ipa = re.sub(r"\s+", " ", ipa).strip()
         if not any(c.isalpha() and c not in TONES for c in ipa):
-            raise Unspeakable(f"nothing to speak in {text.replace(OVERRIDE, '[[...]]')!r}")
+            raise Unspeakable(f"nothing to speak in {quoted(text.replace(OVERRIDE, '[[...]]'))}")
         return ipa
 
     def _speak(self, text: str, language: str) -> str:

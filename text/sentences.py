@@ -4,10 +4,12 @@ _CODES = {"cmn": "zh", "yue": "zh", "hak": "zh", "nb": "no"}
 
 
 def segment(text: str, language: str) -> list[str]:
-    """Sentences whose concatenation is the text, trailing spaces included; `language` is espeak-ng's name."""
+    """Sentences whose concatenation is the text, trailing spaces included, but for what is no
+    Unicode; `language` is espeak-ng's name."""
     import sentencex  # IPA is not cut into sentences, and can do without the library
 
     base = language.lower().replace("_", "-").split("-")[0]
+    text = text.encode(errors="ignore").decode()  # half a surrogate pair, as of a command line that is not UTF-8
     return sentencex.segment(_CODES.get(base, base), text)
 
 

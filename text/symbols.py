@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from text.errors import Unspeakable
+from text.errors import Unspeakable, quoted
 
 TABLE_VERSION = 1
 
@@ -50,14 +50,14 @@ def encode_ipa(ipa: str, ids: dict[str, int]) -> list[int]:
     """The id of every symbol of `normalize_ipa(ipa)`, UNK_ID of those that have none; Unspeakable if no symbol has."""
     symbols = normalize_ipa(ipa)
     if not any(symbol in ids for symbol in symbols if symbol != " "):
-        raise Unspeakable(f"no known symbol in {ipa!r}")
+        raise Unspeakable(f"no known symbol in {quoted(ipa)}")
     return [ids.get(symbol, UNK_ID) for symbol in symbols]
 
 
 def encode_bytes(text: str) -> list[int]:
     """The ids of UTF-8 bytes, which stand behind the special symbols; Unspeakable for blank text."""
     if not text.strip():
-        raise Unspeakable(f"no known symbol in {text!r}")
+        raise Unspeakable(f"no known symbol in {quoted(text)}")
     return [len(SPECIALS) + byte for byte in text.encode()]
 
 

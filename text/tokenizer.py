@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from config import TextConfig
 from text.english import misaki_versions
-from text.errors import Unspeakable
+from text.errors import Unspeakable, quoted
 from text.espeak import espeak_language, espeak_version
 from text.lexicon import Lexicon
 from text.normalize import NORMALIZATION_VERSION, normalize
@@ -125,10 +125,11 @@ class ByteFrontend(Frontend):
 
     def phonemize(self, text: str, language: str) -> str:
         if "[[" in text:
-            raise ValueError(f"[[ipa]] in {text!r}: the byte frontend has no phonemes; set text.frontend to 'ipa'")
+            raise ValueError(f"[[ipa]] in {quoted(text)}: the byte frontend has no phonemes; set text.frontend to "
+                             "'ipa'")
         normalized = normalize(text, language)
         if not any(c.isalnum() for c in normalized):
-            raise Unspeakable(f"nothing to speak in {text!r}")
+            raise Unspeakable(f"nothing to speak in {quoted(text)}")
         return normalized
 
     def encode(self, ipa: str) -> list[int]:

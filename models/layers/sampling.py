@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+MAX_TEMPERATURE = 10.0
+MAX_WINDOW = 10_000
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -21,12 +24,12 @@ class Sampling:
     repetition_threshold: float = 0.5
 
     def __post_init__(self):
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature {self.temperature}: must be 0 (greedy) or more")
+        if not 0 <= self.temperature <= MAX_TEMPERATURE:
+            raise ValueError(f"temperature {self.temperature}: must be 0 (greedy) to {MAX_TEMPERATURE:g}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p {self.top_p}: must lie in (0, 1]")
-        if self.top_k < 0 or self.repetition_window < 0:
-            raise ValueError("top_k and repetition_window must be 0 (off) or more")
+        if self.top_k < 0 or not 0 <= self.repetition_window <= MAX_WINDOW:
+            raise ValueError(f"top_k and repetition_window must be 0 (off) or more, the window at most {MAX_WINDOW}")
 
 
 def filtered_probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
