@@ -31,6 +31,8 @@ is one JSON file with the sections below; a key that is not given has its defaul
 with its path, all of them at once. Of a section that comes in several kinds, `kind` says which.
 """
 TYPES = {int: "whole number", float: "number", bool: "`true` or `false`", str: "text", NoneType: "`null`"}
+NO_BOUND = 2**31
+"""Of a number whose only upper bound is that of 32 bits."""
 BOUNDS = {"gt": "over {}", "ge": "at least {}", "lt": "under {}", "le": "at most {}", "multiple_of": "multiple of {}"}
 
 
@@ -141,7 +143,7 @@ def bounds(metadata: tuple) -> Iterator[str]:
             yield f"({limit.min_length} or more)"
         elif isinstance(limit, annotated_types.BaseMetadata):
             yield from (words.format(f"{getattr(limit, name):g}") for name, words in BOUNDS.items()
-                        if getattr(limit, name, None) is not None)
+                        if getattr(limit, name, None) not in (None, NO_BOUND))
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from models.layers.sampling import Sampling
 from synthesis.speech import Part, Speech
-from synthesis.synthesizer import BATCH_SIZE, RETRIES, Joined, Synthesizer
+from synthesis.synthesizer import BATCH_SIZE, RETRIES, Joined, Synthesizer, check_retries
 
 WINDOW = 16
 """Batches of lines that are looked at together, and kept in memory."""
@@ -33,6 +33,7 @@ def speak_lines(
 
     ValueError, naming the line, for one that cannot be spoken.
     """
+    check_retries(retries)
     lines = iter(lines)
     while window := list(islice(lines, WINDOW * batch_size)):
         scripts = [_script(synthesizer, line, options) for line in window]

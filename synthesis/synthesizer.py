@@ -72,6 +72,7 @@ class Synthesizer:
         ValueError, at once, for a language or speaker that the model has not learned, a reference or prosody that its
         system cannot use, and for text with nothing to say.
         """
+        check_retries(retries)
         script = self.script(text, language, speaker, input_type=input_type, seed=seed, reference=reference,
                              reference_text=reference_text, prosody=prosody)
         if batch_size is None:
@@ -90,8 +91,6 @@ class Synthesizer:
         `stream_part` and then `Joined`. The options, and what is refused at once, are those of `stream`."""
         for _, name in [("", language), *split_passages(text, language)]:
             self.system.check(name, speaker)
-        if not 0 <= retries <= MAX_RETRIES:
-            raise ValueError(f"retries {retries}: must be 0 to {MAX_RETRIES}")
         if reference is None and reference_text is not None:
             raise ValueError("a reference's text is of use only with the reference itself")
         said = ""
@@ -141,6 +140,12 @@ class Joined:
             part.text, part.start = piece.text, self.start
             report_odd(part)
         return Speech(samples, self.sample_rate, [part] if part else [])
+
+
+def check_retries(retries: int) -> None:
+    """ValueError for so many retries as nobody can wait for."""
+    if not 0 <= retries <= MAX_RETRIES:
+        raise ValueError(f"retries {retries}: must be 0 to {MAX_RETRIES}")
 
 
 def report_odd(part: Part) -> None:
