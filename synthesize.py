@@ -117,7 +117,7 @@ def report(path: str | Path | None, seconds: float, wall_seconds: float, n_parts
 
 
 def synthesize_filelist(synthesizer: Synthesizer, path: Path, folder: Path, options: argparse.Namespace) -> None:
-    """Speaks every line of a filelist (of several processes, each its part) into `folder/<stem of its path>.wav`, having
+    """Speaks every line of a filelist (of several processes each its part) into `folder/<stem of its path>.wav`, having
     checked all of them."""
     if options.times:
         check_timings_path(Path(f"times{options.times}"))
