@@ -11,7 +11,8 @@ LIBRARIES = {
     # what each may import of ours; a name stands for the module or package and all in it
     "cli": set(), "plotting": set(), "checkpoints": {"stage_content"}, "stage_content": {"config"},
     "arrow_files": set(), "code_shards": set(),
-    "codes_cache": {"arrow_files", "code_shards", "text_files"}, "config": {"config", "text_files"}, "fine_tuning": set(),
+    "codes_cache": {"arrow_files", "code_shards", "text_files"}, "config": {"config", "text_files"},
+    "fine_tuning": set(),
     "names": set(), "mel_processing": {"config"}, "voice_folder": {"checkpoints", "decoding.weights", "stage_content"},
     "run_logs": set(), "step_memory": set(), "guards": {"config"}, "batch_parts": set(),
     "run_state": {"config", "checkpoints", "fine_tuning", "guards", "optimization", "random_state", "voice_folder"},
