@@ -80,4 +80,10 @@ def checked_stage(content: dict[str, Any], source: object) -> dict[str, Any]:
         usable = weight.layout == strided and weight.device.type == "cpu" and not weight.is_quantized
         if not usable or weight.is_complex() or not weight.isfinite().all():
             raise ValueError(f"{source}: {name} holds what is no finite number; use an earlier checkpoint")
-    return {**content, "config": config.model_dump()}
+    return {**content, "config": _completed(content["config"], config.model_dump())}
+
+
+def _completed(given: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:
+    """The values as they were given, and those that are their defaults."""
+    return {name: given.get(name, value) if not isinstance(value, dict) else _completed(given.get(name, {}), value)
+            for name, value in whole.items()}

@@ -124,7 +124,7 @@ def read_stage(folder: Path, stage: str) -> dict:
         stored = safetensors.torch.load(content)
         weights = {name: _single(name, stored) for name in stored if not name.endswith(SCALE)}
     except (SafetensorError, KeyError, RuntimeError, ValueError) as error:  # its SHA-256 is right, it was written so
-        raise ValueError(f"{path}: no weights of a voice ({error}); export the voice again") from error
+        raise ValueError(f"{path}: holds no weights of a voice ({error}); export the voice again") from error
     read = {**entry.metadata, "stage": stage, "step": entry.step, "weights": weights, "ema": None}
     read = checked_stage(read, path)
     if read["config"]["text"]["lexicon"]:
