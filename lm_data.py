@@ -104,9 +104,13 @@ class RowStream:
         self.parts: list[tuple[int, int, BatchStream]] = []
         """First batch, first row and batches of each part of the curriculum."""
         shortest_first = np.argsort(lengths, kind="stable")
+        enough = batch_size * world_size  # clips for a batch, which fill as many rows
+        if capacity is not None:
+            positions = np.cumsum(np.asarray(lengths)[shortest_first])
+            enough = int(np.searchsorted(positions, capacity * (enough - 1), side="right")) + 1
         n_parts = CURRICULUM_PARTS if curriculum_batches else 1
         for part in range(n_parts):
-            count = max(-(-len(lengths) * (part + 1) // n_parts), min(batch_size * world_size, len(lengths)))
+            count = max(-(-len(lengths) * (part + 1) // n_parts), min(enough, len(lengths)))
             clips = np.sort(shortest_first[:count])
             sizes = [int(lengths[i]) for i in clips]
             rows = [[i] for i in range(count)] if capacity is None else pack_rows(sizes, capacity, seed)

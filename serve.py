@@ -14,12 +14,12 @@ from pathlib import Path
 import uvicorn
 
 import cli
+from cli import positive
 from decoding.weights import PRECISIONS
 from serving.app import Settings, create_app
 from serving.limits import ApiKeys
 from synthesis.synthesizer import Synthesizer
 from synthesize import DEFAULT_VOICE
-from training import positive
 
 log = logging.getLogger(__name__)
 

@@ -113,7 +113,7 @@ def test_a_trained_codec_comes_back_with_and_without_its_ctc_head(folder, bottle
     torch.manual_seed(0)
     codec = MelCodec(config.codec, AUDIO, 3, n_symbols)
     codec(log_mel(torch.stack(waves(6400, 6400)), AUDIO), torch.tensor([0, 1]))
-    save_codec(codec, config, **({"text": {"symbols": list("abcdefg")}} if n_symbols else {}))
+    save_codec(codec, config, **({"text": {"frontend": "ipa", "symbols": list("abcdefg")}} if n_symbols else {}))
     loaded = load_codec(config, "m")
     assert loaded.speakers == ["ann", "bob", "eve"]
     assert loaded.fingerprint == codec.fingerprint

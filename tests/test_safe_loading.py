@@ -116,7 +116,7 @@ def test_an_exported_voice():
         "format": "llm-istft-vits voice", "version": 1, "system": "token", "precision": "fp32", "packages": {},
         "stages": {"llm": stage},
     }))
-    refused(lambda: read_stage(folder, "llm"), r"llm\.safetensors: no weights of a voice")
+    refused(lambda: read_stage(folder, "llm"), r"llm\.safetensors: holds no weights of a voice")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])

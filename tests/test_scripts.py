@@ -23,6 +23,7 @@ TEXT = "The quick brown fox jumps."
 
 @pytest.fixture(autouse=True)
 def _forget_models_and_precision():
+    AcceleratorState._reset_state(True)
     yield
     synthesize.loaded.cache_clear()
     AcceleratorState._reset_state(True)
