@@ -31,7 +31,7 @@ SCRIPTS = {
                           "--max-seconds", "--min-sample-rate", "--jobs"]),
     "export": (["-m", "tiny", "-o", "data"], ["-m", "-o", "--precision"]),
     "train_codec": (["-c", "nowhere.json", "-m", "new"], ["-c", "-m", "--resume", "--weights-from", "--max-steps"]),
-    "evaluate": (["-m", "tiny", "-i", "nowhere.txt", "-o", "out"], ["-m", "-i", "--limit", "--rows", "--seed"]),
+    "evaluate": (["-m", "tiny", "-i", "nowhere.txt", "-o", "out"], ["-m", "--limit", "--rows", "--seed"]),
 }
 
 
