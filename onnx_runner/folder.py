@@ -43,9 +43,13 @@ def read_settings(folder: Path) -> dict[str, Any]:
     found = (settings.get("format"), settings.get("version")) if isinstance(settings, dict) else None
     if found != (FORMAT, VERSION):
         raise ValueError(f"{path}: not of this version's format, {FORMAT!r} {VERSION}; export the voice again")
+    if not isinstance(settings.get("files"), dict):
+        raise ValueError(f"{path}: names no files; export the voice again")
     return settings
 
 
 def read_networks(folder: Path, settings: dict[str, Any], threads: int) -> dict[str, Network]:
-    """The networks that `onnx.json` names."""
+    """The networks that `onnx.json` names; ValueError for a name that leads out of the folder."""
+    if strange := [name for name in settings["files"] if Path(name).name != name]:
+        raise ValueError(f"{folder / ONNX_FILE}: {strange[0]!r} is no name of a file; export the voice again")
     return {name: Network(folder / f"{name}.onnx", sha256, threads) for name, sha256 in settings["files"].items()}

@@ -1,5 +1,6 @@
 """What the runner draws at random, against PyTorch; what it needs to be installed."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from models.layers import sampling as torch_sampling
+from onnx_runner.folder import FORMAT, ONNX_FILE, VERSION, read_networks, read_settings
 from onnx_runner.random_numbers import TorchRandom
 from onnx_runner.sampling import Sampling, choose
 from onnx_runner.voice import OnnxVoice
@@ -62,6 +64,13 @@ def test_a_folder_without_onnx_files_is_refused(tmp_path):
         (tmp_path / "onnx.json").write_text(content)
         with pytest.raises(ValueError, match=rf"onnx\.json: {complaint}"):
             OnnxVoice(tmp_path)
+
+
+@pytest.mark.parametrize(("files", "complaint"), [(["llm"], "names no files"), ({"../other/llm": "0"}, "no name of a file")])
+def test_files_of_other_folders_are_refused(tmp_path, files, complaint):
+    (tmp_path / ONNX_FILE).write_text(json.dumps({"format": FORMAT, "version": VERSION, "files": files}))
+    with pytest.raises(ValueError, match=complaint):
+        read_networks(tmp_path, read_settings(tmp_path), 1)
 
 
 def test_all_requirements_name_the_same_versions():
