@@ -66,7 +66,9 @@ def test_a_folder_without_onnx_files_is_refused(tmp_path):
             OnnxVoice(tmp_path)
 
 
-@pytest.mark.parametrize(("files", "complaint"), [(["llm"], "names no files"), ({"../other/llm": "0"}, "no name of a file")])
+@pytest.mark.parametrize(("files", "complaint"), [
+    (["llm"], "names no files"), ({"../other/llm": "0"}, "no name of a file"),
+])
 def test_files_of_other_folders_are_refused(tmp_path, files, complaint):
     (tmp_path / ONNX_FILE).write_text(json.dumps({"format": FORMAT, "version": VERSION, "files": files}))
     with pytest.raises(ValueError, match=complaint):

@@ -76,4 +76,5 @@ def espeak_process() -> EspeakProcess:
     return EspeakProcess()
 
 
-os.register_at_fork(after_in_child=espeak_process.cache_clear)
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=espeak_process.cache_clear)

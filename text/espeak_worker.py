@@ -46,7 +46,8 @@ def main() -> None:
     voices: dict[str, Voice] = {}
     for line in sys.stdin:
         name, text = json.loads(line)
-        signal.setitimer(signal.ITIMER_VIRTUAL, CPU_SECONDS)
+        if hasattr(signal, "setitimer"):  # not on Windows
+            signal.setitimer(signal.ITIMER_VIRTUAL, CPU_SECONDS)
         try:
             if name not in voices:
                 voices[name] = Voice(name)
