@@ -186,11 +186,9 @@ class Laboratory:
             moment = MOMENTS[number % len(MOMENTS)]
             written = log_size(stage, model)
             process = self.start(stage.script, "-c", f"{name}.json", "-m", model)
-            if moment == "starting":
-                time.sleep(self.random.uniform(0, starting))
-            else:
+            if moment != "starting":
                 self.await_training(process, stage, model, written)
-                self.await_moment(process, moment, folder, 8 * step)
+            self.await_moment(process, moment, folder, starting if moment == "starting" else 8 * step)
             if not process.is_alive():
                 raise ValueError(f"{name}: ended by itself after {number} kills, with status {process.exitcode}; see "
                                  f"{Path('output.txt').resolve()}")
@@ -209,9 +207,8 @@ class Laboratory:
         wait_while(process, lambda: log_size(stage, model) <= written
                    or TRAINS not in path.read_bytes()[written:].decode(errors="replace"))
 
-
     def await_moment(self, process: BaseProcess, moment: str, folder: Path, seconds: float) -> None:
-        """Returns some time after the next file has begun to be saved, or within `seconds` of training."""
+        """Returns some time after the next file has begun to be saved, or within `seconds`."""
         if moment == "saving":
             wait_while(process, lambda: not any(folder.glob("*.tmp")))
             time.sleep(self.random.uniform(0, 0.01))
