@@ -63,8 +63,11 @@ def checked_stage(content: dict[str, Any], source: object) -> dict[str, Any]:
     if not isinstance(stage, str) or stage not in NEEDED:
         raise ValueError(f"{source}: of a stage {str(stage)[:80]!r}, which there is not; there is {', '.join(NEEDED)}")
     config = parse_config(content.get("config"), f"the config in {source}")
-    needed = NEEDED_HIDDEN if stage == "vocoder" and config.train.vocoder.conditioning == "hidden" else NEEDED[stage]
-    missing = sorted(name for name in needed if name not in content)
+    heard = config.train.vocoder.conditioning
+    needed = NEEDED_HIDDEN if stage == "vocoder" and heard == "hidden" else NEEDED[stage]
+    optional = {"codec"} if stage == "vocoder" and heard == "mel" else set()  # there, but None
+    missing = sorted(name for name in needed
+                     if name not in content or (content[name] is None and name not in optional))
     if missing:
         raise ValueError(f"{source}: a checkpoint of stage {stage} without {' and '.join(missing)}; use another one")
     try:

@@ -24,6 +24,7 @@ def test_a_whole_stage_has_all_keys_of_its_config():
     ({"stage": ["codec"]}, "of a stage"),
     ({"config": {"data": 3}}, "data"),
     ({"stage": "aligned"}, "a checkpoint of stage aligned without languages and speaker_languages and text; use"),
+    ({"stage": "vocoder", "codec": None}, "a checkpoint of stage vocoder without codec; use another one"),
     ({"step": -1}, "step: Input should be greater than or equal to 0"),
     ({"speakers": []}, "speakers: "), ({"speakers": "ella"}, "speakers: "), ({"weights": {"a": 1.0}}, "weights.a: "),
     ({"codec": {"fingerprint": "", "n_codebooks": 10**9, "codebook_size": 8, "frame_rate": 1.0}}, "codec.n_codebook"),
